@@ -1,0 +1,59 @@
+"""fxprune: a structured-pruning compiler over torch.fx. A trained model and a budget in, a smaller dense model out."""
+
+from fxprune.analysis import Analysis, analyze
+from fxprune.bench import bench
+from fxprune.compile import compile  # noqa: A004 - the public verb, as in torch.compile
+from fxprune.errors import (
+    BackendError,
+    BudgetError,
+    CannotApply,
+    CaptureError,
+    CheckpointError,
+    CouplingConflict,
+    FxpruneError,
+    GraphError,
+    InfeasibleBudget,
+    InputError,
+    PluginError,
+    RewriteError,
+    VerificationError,
+)
+from fxprune.lower import lower
+from fxprune.plan import Plan
+from fxprune.profile import profile
+from fxprune.report import Report
+from fxprune.rules import Role, rule
+from fxprune.scorer import Context, Scorer
+from fxprune.scores import Curve, Scores
+from fxprune.slim_module import SlimModule
+
+__all__ = [
+    "Analysis",
+    "BackendError",
+    "BudgetError",
+    "CannotApply",
+    "CaptureError",
+    "CheckpointError",
+    "Context",
+    "CouplingConflict",
+    "Curve",
+    "FxpruneError",
+    "GraphError",
+    "InfeasibleBudget",
+    "InputError",
+    "Plan",
+    "PluginError",
+    "Report",
+    "RewriteError",
+    "Role",
+    "Scorer",
+    "Scores",
+    "SlimModule",
+    "VerificationError",
+    "analyze",
+    "bench",
+    "compile",
+    "lower",
+    "profile",
+    "rule",
+]

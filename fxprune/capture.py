@@ -1,0 +1,256 @@
+"""Capture: a module becomes a graph of ATen operations with `torch.export` (non-strict), its batch size free where possible.
+
+The model is captured in eval mode on a structural copy that shares its tensors, so that neither training flags nor attributes
+that `forward` assigns ever change on the user's object. Example inputs of batch size 1 are repeated first: `torch.export` takes
+a size of 1 for a constant. Where the model insists on its batch size (a hard-coded view, say), it is captured with the example
+inputs as they are, and a note says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fxprune.errors import CaptureError
+from fxprune.inputs import Inputs, find_inputs
+from fxprune.passes.fold import fold_constants
+from fxprune.program import Program
+
+_TRACED_BATCH = 3
+"""Batch size that examples of batch size 1 are repeated to: a prime that few other axes have."""
+
+
+def capture(model: nn.Module, example_inputs: Any = None) -> Program:  # noqa: ANN401
+    """Capture one forward pass of `model`.
+
+    Args:
+        model: any module that `torch.export` can trace; it is not changed.
+        example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
+
+    Returns:
+        The graph with its parameters, constants folded.
+
+    Raises:
+        InputError: example inputs are missing or unusable.
+        CaptureError: `model` is no module, or `torch.export` cannot trace it.
+    """
+    _check_model(model)
+    inputs, notes = find_inputs(model, example_inputs)
+    shell = structural_copy(model).eval()
+    _without_cache(shell)
+    exported, traced = _export(shell, inputs)
+    dynamic = traced is not None
+    graph_module = exported.module(check_guards=False)
+    assert isinstance(graph_module, GraphModule)
+    _clean(graph_module)
+    names, aliases = _names(model)
+    constants = fold_constants(graph_module, frozenset(names))
+    if not dynamic:
+        notes = (*notes, "the batch size is fixed: the model could not be captured with a free one")
+    assert exported.call_spec.in_spec is not None
+    assert exported.call_spec.out_spec is not None
+    return Program(
+        graph_module=graph_module,
+        tensors=names,
+        buffers=frozenset(name for name, _ in model.named_buffers(remove_duplicate=False)),
+        transient=_transient(model),
+        constants=constants,
+        aliases=aliases,
+        module_types={path: type(module) for path, module in model.named_modules(remove_duplicate=False)},
+        training={path: module.training for path, module in model.named_modules(remove_duplicate=False)},
+        momentum={path: m.momentum for path, m in model.named_modules() if isinstance(m, _BatchNorm)},
+        args=inputs[0],
+        kwargs=inputs[1],
+        traced=tuple(tree_leaves(inputs if traced is None else traced)),
+        in_spec=exported.call_spec.in_spec,
+        out_spec=exported.call_spec.out_spec,
+        dynamic_batch=dynamic,
+        notes=notes,
+        root=type(model),
+    )
+
+
+def structural_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of all modules and attributes that shares every parameter and buffer with the original.
+
+    Raises:
+        CaptureError: something in the model cannot be copied.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        return copy.deepcopy(model, dict(shared))
+    except Exception as error:
+        msg = (
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)}). fxprune captures a copy "
+            "so that your model stays as it is; remove the attribute that cannot be copied, or give it a __deepcopy__"
+        )
+        raise CaptureError(msg) from error
+
+
+def _check_model(model: object) -> None:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        msg = f"{model.__name__} is a class; pass an instance, {model.__name__}(...)"
+        raise CaptureError(msg)
+    if not isinstance(model, nn.Module):
+        msg = f"expected a torch.nn.Module, got a {type(model).__name__}"
+        raise CaptureError(msg)
+
+
+def _without_cache(shell: nn.Module) -> None:
+    """Transformers models return their key/value cache if they keep one; its heads would be outputs and so pinned."""
+    config = getattr(shell, "config", None)
+    if getattr(config, "use_cache", False) is True:
+        config.use_cache = False  # type: ignore[union-attr]
+
+
+def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None]:
+    """The exported program, and the inputs it was traced with if its batch size is free."""
+    batch = _batch_size(inputs)
+    free: Exception | None = None
+    if batch is not None:
+        traced: Inputs = tree_map(_repeat, inputs) if batch == 1 else inputs
+        try:
+            exported = _export_free(shell, traced, _TRACED_BATCH if batch == 1 else batch)
+        except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's code raises
+            free = error
+        else:
+            if exported is not None:
+                return exported, traced
+    try:
+        return _run_export(shell, inputs, None), None
+    except Exception as error:
+        raise CaptureError(_explain(shell, error)) from (free or error)
+
+
+def _export_free(shell: nn.Module, inputs: Inputs, batch: int) -> ExportedProgram | None:
+    """Export with a free batch size, or None where the model's code fixes it."""
+    shapes = ShapesCollection()
+    for leaf in {id(leaf): leaf for leaf in tree_leaves(inputs) if _has_batch(leaf, batch)}.values():
+        shapes[leaf] = {0: Dim.AUTO}
+    exported = _run_export(shell, inputs, shapes)
+    sizes = [node.meta["val"].shape[0] for node in exported.graph.nodes if _is_user_input(exported, node, batch)]
+    return exported if sizes and all(isinstance(size, torch.SymInt) for size in sizes) else None
+
+
+def _is_user_input(exported: ExportedProgram, node: torch.fx.Node, batch: int) -> bool:
+    value = node.meta.get("val")
+    return (
+        node.name in exported.graph_signature.user_inputs
+        and isinstance(value, Tensor)
+        and value.dim() > 0
+        and (isinstance(value.shape[0], torch.SymInt) or value.shape[0] == batch)
+    )
+
+
+def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | None) -> ExportedProgram:
+    args, kwargs = inputs
+    with _quiet(), _no_fast_path(), torch.enable_grad():
+        dynamic = None if shapes is None else shapes.dynamic_shapes(shell, args, kwargs)
+        return torch.export.export(shell, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
+
+
+def _batch_size(inputs: Inputs) -> int | None:
+    """Size that dimension 0 of the first tensor input has."""
+    sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    return sizes[0] if sizes and sizes[0] > 0 else None
+
+
+def _has_batch(leaf: object, batch: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def _repeat(leaf: Any) -> Any:  # noqa: ANN401 - leaves of a nest of inputs
+    return torch.cat([leaf] * _TRACED_BATCH) if _has_batch(leaf, 1) else leaf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `torch.export`'s warnings and log lines about its own internals from the user."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Attention layers as their parts: the fused inference kernel hides them."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _clean(graph_module: GraphModule) -> None:
+    """Drop run-time assertions about sizes and types, then what nothing uses."""
+    graph = graph_module.graph
+    for node in reversed(graph.nodes):
+        if not node.users and node.op == "call_function" and "assert" in str(node.target):
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All parameters and buffers by name, and for tied ones the first name."""
+    names: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    names.update(model.named_buffers(remove_duplicate=False))
+    first: dict[int, str] = {}
+    aliases = {name: first.setdefault(id(tensor), name) for name, tensor in names.items()}
+    return names, {name: target for name, target in aliases.items() if name != target}
+
+
+def _transient(model: nn.Module) -> frozenset[str]:
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else "no message"
+
+
+def _explain(shell: nn.Module, error: Exception) -> str:
+    """One screen: what failed, where in the user's code, what to do."""
+    lines = [f"{type(shell).__name__} could not be captured: {type(error).__name__}: {_first_line(error)}"]
+    place = _user_frame(error)
+    if place:
+        lines.append(f"  at {place}")
+    lines.append(
+        "fxprune captures models with torch.export. Where forward branches on the values of tensors, calls .item(), or uses "
+        "code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass example inputs that avoid it. "
+        "`torch.export.export(model.eval(), args, strict=False)` shows the full story."
+    )
+    return "\n".join(lines)
+
+
+def _user_frame(error: BaseException) -> str | None:
+    """Innermost frame of the traceback that is neither torch's nor fxprune's."""
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if "/torch/" not in file and "/fxprune/" not in file and not file.startswith("<"):
+            found = f"{file}:{traceback.tb_lineno} in {traceback.tb_frame.f_code.co_name}"
+        traceback = traceback.tb_next
+    return found

@@ -1,0 +1,5 @@
+"""The `fxprune` command."""
+
+from fxprune.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,155 @@
+"""From `module:callable` to a model in eval mode."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError
+
+__all__ = ["load_model", "parse_arguments"]
+
+EXAMPLE = "torchvision.models:resnet50"
+
+
+def load_model(source: str, arguments: Sequence[str] = (), weights: Path | None = None) -> nn.Module:
+    """Import, call and fill a model.
+
+    Args:
+        source: `module:callable`, such as `torchvision.models:resnet50`; modules of the working directory count. What
+            the name stands for may be a model already.
+        arguments: Keyword arguments of the call, as `name=value`; see `parse_arguments`.
+        weights: A state dict: `.safetensors`, or anything that `torch.load(weights_only=True)` reads.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        InputError: One of these is not usable.
+    """
+    made = _look_up(source)
+    if not isinstance(made, nn.Module):
+        made = _call(made, source, parse_arguments(arguments))
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{source} gave an object of type {type(made).__name__}, which is not a torch.nn.Module.")
+    if weights is not None:
+        _fill(made, weights)
+    return made.eval()
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
+    """Read `name=value` pairs; a value that is no Python literal is taken as text.
+
+    Example:
+        >>> parse_arguments(["depth=12", "name=vit", "sizes=(1, 2)"])
+        {'depth': 12, 'name': 'vit', 'sizes': (1, 2)}
+    """
+    parsed: dict[str, object] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--arg {argument!r} is not name=value, such as --arg num_classes=10.")
+        parsed[name] = _literal(value)
+    return parsed
+
+
+def _literal(value: str) -> object:
+    try:
+        return literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _look_up(source: str) -> object:
+    module_name, colon, path = source.partition(":")
+    if not (module_name and colon and path):
+        raise InputError(f"The model {source!r} is not module:callable, such as {EXAMPLE}.")
+    found: object = _import(module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise InputError(f"{module_name} has no {path!r}; the model is module:callable, such as {EXAMPLE}.")
+        found = getattr(found, name)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    working_directory = os.getcwd()
+    if working_directory not in sys.path:
+        sys.path.insert(0, working_directory)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise InputError(_import_failure(name, error)) from error
+
+
+def _import_failure(name: str, error: Exception) -> str:
+    if "operator torchvision::" in str(error):
+        return (
+            f"Importing {name} failed, because torchvision's compiled operators do not load ({error}). The installed "
+            f"torchvision was built for another PyTorch than {torch.__version__}, which is installed: install the "
+            "release of torchvision that belongs to it, from the same package index as PyTorch."
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return f"Importing {name} failed: {error}. Is it installed in {sys.prefix}, or in the working directory?"
+    return f"Importing {name} failed with {type(error).__name__}: {error}"
+
+
+def _call(maker: object, source: str, arguments: Mapping[str, object]) -> object:
+    if not callable(maker):
+        raise InputError(f"{source} is an object of type {type(maker).__name__}: neither a model nor callable.")
+    try:
+        return maker(**arguments)
+    except Exception as error:
+        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise InputError(f"Calling {source}({shown}) failed with {type(error).__name__}: {error}") from error
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(_read_state(path))
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not fit the model. {error}") from error
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"There is no file of weights at {path}.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
+    return _unwrap(_read_pickle(path), path)
+
+
+def _read_pickle(path: Path) -> object:
+    from pickle import UnpicklingError
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path} is not a state dict that can be loaded safely; save one with torch.save(model.state_dict(), ...) "
+            f"or as .safetensors. PyTorch says: {error}"
+        ) from error
+
+
+def _unwrap(saved: object, path: Path) -> Mapping[str, Tensor]:
+    """Accept training checkpoints, which keep the state dict under a key of its own."""
+    for key in ("state_dict", "model"):
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    if isinstance(saved, Mapping) and all(isinstance(value, Tensor) for value in saved.values()):
+        return saved
+    raise InputError(f"{path} holds no state dict (parameter names with their tensors) but {type(saved).__name__}.")

@@ -1,0 +1,140 @@
+"""Options that several sub-commands share: which model, and how to prune it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import nn
+
+from fxprune.cli.inputs import ExampleInputs, parse_inputs
+from fxprune.cli.models import load_model
+from fxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from fxprune import SlimModule
+
+__all__ = [
+    "Subparsers",
+    "add_model_options",
+    "add_pruning_options",
+    "known_inputs",
+    "model_and_inputs",
+    "parse_budget_options",
+    "prune",
+    "summary",
+]
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def summary(docstring: str | None) -> str:
+    """Turn the docstring of a sub-command's module into what its help says.
+
+    Example:
+        >>> summary("`fxprune profile`: what a model costs, layer by layer.")
+        'What a model costs, layer by layer.'
+    """
+    text = (docstring or "").partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Say which model, with which weights, on which inputs."""
+    group = parser.add_argument_group("model")
+    group.add_argument("model", metavar="MODULE:CALLABLE", help="what makes the model: torchvision.models:resnet50")
+    group.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="argument of the callable")
+    group.add_argument("--weights", type=Path, metavar="FILE", help="state dict, .safetensors or .pt")
+    group.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help="example input, 1x3x224x224, 1x128:int64 or input_ids=1x128:int64, once for each; inferred if left out",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides everything random (default: %(default)s)"
+    )
+
+
+def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Say how to prune; `required` tells whether the command does nothing without a budget."""
+    group = parser.add_argument_group("pruning")
+    group.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        required=required,
+        metavar="[METRIC=]VALUE",
+        help='"50%%" of the FLOPs, or flops=1.8e9, params=12e6, memory="40 MB"; once for each metric',
+    )
+    group.add_argument(
+        "--scorer", default="auto", metavar="NAME", help="what orders channels by importance (default: %(default)s)"
+    )
+    group.add_argument(
+        "--ignore", action="append", default=[], metavar="PATTERN", help="module or parameter that keeps its shape"
+    )
+    group.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
+    group.add_argument(
+        "--search", default="knapsack", metavar="NAME", help="how widths are chosen (default: %(default)s)"
+    )
+
+
+def model_and_inputs(options: argparse.Namespace) -> tuple[nn.Module, ExampleInputs | None]:
+    """Make the model and the example inputs that `add_model_options` describes."""
+    torch.manual_seed(options.seed)
+    inputs = parse_inputs(options.input, torch.Generator().manual_seed(options.seed))
+    return load_model(options.model, options.arg, options.weights), inputs
+
+
+def known_inputs(model: nn.Module, inputs: ExampleInputs | None) -> object:
+    """Return the example inputs given, or else those that are inferred from the model, for functions that need them."""
+    from fxprune.inputs import find_inputs
+
+    if inputs is not None:
+        return inputs
+    (args, kwargs), _ = find_inputs(model, None)
+    return args or kwargs
+
+
+def parse_budget_options(texts: Sequence[str]) -> str | dict[str, str]:
+    """Join the values of `--budget`.
+
+    Example:
+        >>> parse_budget_options(["50%"])
+        '50%'
+        >>> parse_budget_options(["flops=50%", "params=12e6"])
+        {'flops': '50%', 'params': '12e6'}
+    """
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    budget: dict[str, str] = {}
+    for text in texts:
+        metric, equals, value = text.partition("=")
+        if not equals or metric in budget:
+            given = " ".join(f"--budget {other!r}" for other in texts)
+            raise InputError(
+                "Several budgets name their metric, each once, such as --budget flops=50% --budget params=12e6. "
+                f"Given: {given}."
+            )
+        budget[metric] = value
+    return budget
+
+
+def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Namespace) -> SlimModule:
+    """Compile `model` as `add_pruning_options` describes."""
+    import fxprune
+
+    return fxprune.compile(
+        model,
+        parse_budget_options(options.budget),
+        example_inputs=inputs,
+        scorer=options.scorer,
+        ignore=options.ignore,
+        align=options.align,
+        search=options.search,
+        seed=options.seed,
+    )

@@ -1,0 +1,169 @@
+"""The whole way on one screen: capture, analyze, score, search, rewrite, verify, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis, analyze_program
+from fxprune.budget import Budget, parse_budget
+from fxprune.capture import capture
+from fxprune.cut import Cut
+from fxprune.errors import InfeasibleBudget, InputError
+from fxprune.passes.slim import slim_graph
+from fxprune.passes.verify import verify as verify_slim
+from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
+from fxprune.report import Outcome, make_report, what_holds
+from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, run_scorer
+from fxprune.scores import Scores
+from fxprune.search import build_choices
+from fxprune.search import search as search_widths
+from fxprune.slim_module import SlimModule, assemble, attach_report
+from fxprune.widths import Floor, keep_most_important, width_ranges
+
+
+def compile(  # noqa: A001 - the public verb, as in torch.compile
+    model: nn.Module,
+    budget: str | float | Mapping[str, str | float],
+    *,
+    example_inputs: Any = None,  # noqa: ANN401 - tensor, tuple or dict; checked by normalise_inputs
+    scorer: str | Scorer = "auto",
+    data: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    collect: Callable[[Any], Any] | None = None,
+    scores: Scores | None = None,
+    ignore: Sequence[str] = (),
+    align: int | None = None,
+    floor: Floor | None = None,
+    search: str = "knapsack",
+    seed: int = 0,
+    strict: bool = False,
+    verify: bool = True,
+) -> SlimModule:
+    """Make a smaller dense model that meets a budget.
+
+    Args:
+        model: the trained model; it is never changed, and the result shares no memory with it.
+        budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights and peak
+            activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40 MB"). All hold.
+            One FLOP is one multiply or one add.
+        example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
+        scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
+        data: batches for scorers that need them.
+        loss: (output, batch) -> scalar tensor, for scorers that need it.
+        score: model -> float, higher is better, for scorers that need it.
+        collect: batch -> inputs, where a batch is not what `forward` takes.
+        scores: of an earlier run on this model (`slim.scores`), to be used instead of scoring again.
+        ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
+        align: the multiple that widths are kept to; None for 8, and less for layers too narrow for that.
+        floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or pattern;
+            None for 5 %.
+        search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one ratio for all).
+        seed: for scorers that draw random numbers.
+        strict: raise where an operation has no rule, instead of leaving alone what it touches.
+        verify: compare the result with the original, its cut parts silenced, before returning it.
+
+    Returns:
+        The slim module, with `.report`, `.plan` and `.scores`.
+
+    Raises:
+        InputError: an argument is unusable (also BudgetError for the budget).
+        CaptureError: the model cannot be captured.
+        InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it there.
+        VerificationError: the result is not what it has to be (a bug; nothing is handed out).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import fxprune
+        >>> model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+        >>> slim = fxprune.compile(model, "50%", example_inputs=torch.randn(2, 8))
+        >>> slim(torch.randn(5, 8)).shape, slim.plan.widths["0"]
+        (torch.Size([5, 4]), (32, 64))
+    """
+    started = time.perf_counter()
+    chosen = _choose_scorer(scorer, scores)
+    program = capture(model, example_inputs)
+    analysis = analyze_program(program, ignore=ignore, strict=strict)
+    limits = parse_budget(budget, analysis.costs.original)
+    context = Context(model, analysis, data, loss, score, collect, seed)
+    scores = _score(chosen, scores, context)
+    widths = _search(analysis, scores, limits, align, floor, search)
+    cut, plan = _decide(analysis, scores, widths, limits, search, seed)
+    slim = assemble(program, slim_graph(program, analysis.propagation, cut), plan, scores)
+    error = verify_slim(program, analysis.propagation, cut, slim) if verify else None
+    outcome = Outcome(analysis, scores, widths, limits, search, error, time.perf_counter() - started)
+    attach_report(slim, make_report(outcome))
+    return slim
+
+
+def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
+    """The scorer to run; None where scores are given. "auto" is magnitude, the one built-in scorer of this version."""
+    if scores is not None:
+        if scorer != "auto":
+            msg = "both scores= and scorer= are given; scores= replaces scoring, so leave scorer= out"
+            raise InputError(msg)
+        return None
+    return find_scorer("magnitude" if scorer == "auto" else scorer)
+
+
+def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Scores:
+    if scorer is None:
+        assert scores is not None
+        check_scores(scores, context.groups)
+        return scores
+    check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
+    return run_scorer(scorer, context)
+
+
+def _search(
+    analysis: Analysis, scores: Scores, limits: Budget, align: int | None, floor: Floor | None, method: str
+) -> dict[str, int]:
+    """Width of every group, within the budget."""
+    ranges = width_ranges(analysis, align, floor)
+    choices = [
+        build_choices(
+            group.name,
+            group.size,
+            scores.importance[group.name],
+            step=ranges[group.name].step,
+            floor=ranges[group.name].floor,
+            sensitivity=scores.sensitivity.get(group.name),
+            consumers=group.consumers,
+        )
+        for group in analysis.groups
+    ]
+    try:
+        return search_widths(analysis.costs, limits.limits, choices, method)
+    except InfeasibleBudget as error:
+        smallest = {each.group: int(each.widths[0]) for each in choices}
+        msg = f"{error}\n{what_holds(analysis, smallest)}"
+        raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def _decide(
+    analysis: Analysis, scores: Scores, widths: Mapping[str, int], limits: Budget, method: str, seed: int
+) -> tuple[Cut, Plan]:
+    """The indices to keep at these widths, as a cut and as a plan."""
+    kept = keep_most_important(analysis.groups, scores, widths)
+    cut = analysis.cut(kept)
+    plan = Plan(
+        kept=kept_lists(kept),
+        slices=slices_of(analysis.program, analysis.propagation, cut),
+        widths=widths_of(analysis.groups, widths),
+        budget=dict(limits.stated),
+        scorer=scores.scorer,
+        search=method,
+        seed=seed,
+        signature=signature_of(analysis.program),
+        versions={"fxprune": importlib.metadata.version("fxprune"), "torch": str(torch.__version__)},
+    )
+    return cut, plan
+
+

@@ -1,0 +1,121 @@
+"""What a model costs at any widths of its groups: polynomials, read once off the analysed graph and evaluated in bulk.
+
+- `flops`: what `torch.utils.flop_counter.FlopCounterMode` counts on the emitted model (`fxprune.costs.products`): one multiply
+  or one add is one FLOP, twice the MACs that some tools report. Attention is counted by torch's formula for the CUDA kernels; the
+  fused CPU kernel is invisible to the counter, so compare under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+- `params`: number of parameter elements, tied ones once, those that the captured forward does not reach included.
+- `memory`: bytes of all weights plus the peak of the activations (`fxprune.costs.memory`).
+
+All at the sizes of the example inputs, their batch size included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.costs.columns import Columns, ColumnTable
+from fxprune.costs.formulas import node_flops
+from fxprune.costs.memory import find_storages, tabulate_live_bytes
+from fxprune.costs.polynomial import Monomial, Table, collect, tabulate, volume
+from fxprune.costs.sizes import Sizes
+from fxprune.errors import InputError
+from fxprune.groups import Group
+from fxprune.program import Program
+from fxprune.propagate import Propagation
+
+_CHUNK = 1 << 18
+"""Numbers held at once per table while candidates are evaluated: a few megabytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Costs:
+    """FLOPs, parameters and memory as functions of the groups' widths.
+
+    Attributes:
+        groups: names of the groups, in the order of the columns of `widths`.
+        sizes: original sizes [groups].
+        columns: what all polynomials are made of.
+        metrics: for each metric the tables whose largest values are added up.
+    """
+
+    groups: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    columns: ColumnTable
+    metrics: Mapping[str, tuple[Table, ...]]
+
+    def evaluate(
+        self, widths: NDArray[np.int64], metrics: Sequence[str] = ("flops", "params", "memory")
+    ) -> dict[str, NDArray[np.float64]]:
+        """Costs of many candidates at once.
+
+        Args:
+            widths: number of kept indices of every group [candidates, groups]; of a nested group, per outer index.
+            metrics: which costs to compute, of `flops`, `params` and `memory` (bytes).
+
+        Returns:
+            Metric -> costs [candidates].
+
+        Raises:
+            InputError: `widths` has another shape, or a metric is unknown.
+        """
+        widths = np.asarray(widths)
+        self._check(widths, metrics)
+        result = {metric: np.empty(len(widths)) for metric in metrics}
+        terms = max((table.terms for metric in metrics for table in self.metrics[metric]), default=1)
+        step = max(_CHUNK // max(terms, 1), 64)
+        for start in range(0, len(widths), step):
+            columns = self.columns.evaluate(widths[start : start + step])
+            for metric in metrics:
+                tables = self.metrics[metric]
+                result[metric][start : start + step] = sum(table.evaluate(columns).max(axis=0) for table in tables)
+        return result
+
+    @property
+    def original(self) -> dict[str, float]:
+        """Costs with nothing cut."""
+        return {metric: float(values[0]) for metric, values in self.evaluate(self.sizes[None]).items()}
+
+    def _check(self, widths: NDArray[np.int64], metrics: Sequence[str]) -> None:
+        if widths.ndim != 2 or widths.shape[1] != len(self.groups):  # noqa: PLR2004
+            msg = f"widths must be [candidates, {len(self.groups)} groups], not {list(widths.shape)}; one row per candidate"
+            raise InputError(msg)
+        unknown = [metric for metric in metrics if metric not in self.metrics]
+        if unknown:
+            msg = f"metrics={list(metrics)!r} holds {unknown[0]!r}; costs are known for {', '.join(self.metrics)}"
+            raise InputError(msg)
+
+
+def build_costs(program: Program, propagation: Propagation | None, groups: tuple[Group, ...] = ()) -> Costs:
+    """Read the costs of a program off its axes.
+
+    Args:
+        program: the captured model.
+        propagation: axes of all its values and tensors; None where there are no groups.
+        groups: what can be cut; all other sizes are constants.
+    """
+    assert propagation is not None or not groups, "groups without the axes that hold them"
+    columns = Columns([group.variable for group in groups])
+    sizes = Sizes(program, columns, propagation)
+    flops = collect(term for node in program.graph_module.graph.nodes for term in node_flops(node, sizes))
+    elements = dict(_elements(program, sizes))
+    params = collect(count for name, count in elements.items() if name in program.tensors and name not in program.buffers)
+    weights = collect(count * program.tensor(name).dtype.itemsize for name, count in elements.items())
+    live = tabulate_live_bytes(find_storages(program, sizes), columns.unit)
+    metrics = {
+        "flops": (tabulate([flops], columns.unit),),
+        "params": (tabulate([params], columns.unit),),
+        "memory": (tabulate([weights], columns.unit), live),
+    }
+    widths = np.array([group.size for group in groups], dtype=np.int64)
+    return Costs(tuple(group.name for group in groups), widths, columns.compile(), metrics)
+
+
+def _elements(program: Program, sizes: Sizes) -> Iterator[tuple[str, Monomial]]:
+    """Number of elements of every parameter, buffer and constant, tied ones once."""
+    for name in (*program.tensors, *program.constants):
+        if name not in program.aliases:
+            yield name, volume(sizes.tensor(name))

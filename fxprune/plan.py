@@ -1,0 +1,133 @@
+"""A plan: the decision what to keep, as data that can be printed, stored as JSON, and applied elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fxprune.cut import Cut
+from fxprune.errors import CheckpointError
+from fxprune.groups import Group
+from fxprune.program import Program
+from fxprune.propagate import Propagation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Indices: TypeAlias = list[int] | list[list[int]]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is kept of a model.
+
+    Attributes:
+        kept: group name -> sorted kept indices; for a nested group one list for each index of its outer variable. Only groups
+            that lose something.
+        slices: parameter or buffer name -> {dimension: sorted kept indices}, only dimensions that lose something; a list of
+            lists, one per kept group, where a nested choice makes the indices of one dimension differ along another.
+        widths: group name -> (kept, original) number of indices, for all groups.
+        dropped: paths of blocks that were dropped whole.
+        budget: the budget as the user stated it.
+        scorer: name of the scorer.
+        search: name of the search method.
+        seed: the seed that the user gave.
+        signature: name -> (shape, dtype) of every parameter and buffer of the original.
+        versions: of fxprune and torch.
+    """
+
+    kept: Mapping[str, Indices]
+    slices: Mapping[str, Mapping[int, Indices]]
+    widths: Mapping[str, tuple[int, int]]
+    dropped: tuple[str, ...] = ()
+    budget: Mapping[str, str | float] = field(default_factory=dict)
+    scorer: str = ""
+    search: str = ""
+    seed: int = 0
+    signature: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `from_json` reads it back."""
+        data = {
+            "schema": SCHEMA,
+            "kept": dict(self.kept),
+            "slices": {name: {str(dim): kept for dim, kept in dims.items()} for name, dims in self.slices.items()},
+            "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "dropped": list(self.dropped),
+            "budget": dict(self.budget),
+            "scorer": self.scorer,
+            "search": self.search,
+            "seed": self.seed,
+            "signature": {name: [list(shape), dtype] for name, (shape, dtype) in self.signature.items()},
+            "versions": dict(self.versions),
+        }
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            CheckpointError: the text is no plan, or of a schema that this version does not know.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            schema = data["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            msg = f"this is no fxprune plan: {type(error).__name__}: {error}"
+            raise CheckpointError(msg) from error
+        if schema != SCHEMA:
+            msg = f"the plan has schema {schema!r}; this version of fxprune reads schema {SCHEMA}. Update fxprune"
+            raise CheckpointError(msg)
+        try:
+            return cls(
+                kept=data["kept"],
+                slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
+                widths={name: (pair[0], pair[1]) for name, pair in data["widths"].items()},
+                dropped=tuple(data["dropped"]),
+                budget=data["budget"],
+                scorer=data["scorer"],
+                search=data["search"],
+                seed=data["seed"],
+                signature={name: (tuple(shape), dtype) for name, (shape, dtype) in data["signature"].items()},
+                versions=data["versions"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"the plan is damaged: {type(error).__name__}: {error}"
+            raise CheckpointError(msg) from error
+
+
+def kept_lists(kept: Mapping[str, NDArray[np.int64]]) -> dict[str, Indices]:
+    """Kept indices as plain lists."""
+    return {name: indices.tolist() for name, indices in kept.items()}
+
+
+def slices_of(program: Program, propagation: Propagation, cut: Cut) -> dict[str, dict[int, Indices]]:
+    """Kept indices of every dimension of every parameter and buffer that loses some; tied names are all listed."""
+    found: dict[str, dict[int, Indices]] = {}
+    for name in program.tensors:
+        axes = propagation.tensors.get(program.canonical(name))
+        if axes is None or not cut.touches(axes):
+            continue
+        found[name] = {}
+        for dim, positions in enumerate(cut.grid(axes)):
+            if positions is not None:
+                found[name][dim] = (positions if positions.ndim == 1 else cut.rows_per_outer(axes, dim)).tolist()
+    return found
+
+
+def signature_of(program: Program) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every parameter and buffer."""
+    return {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in program.tensors.items()}
+
+
+def widths_of(groups: tuple[Group, ...], widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Kept and original size of every group."""
+    return {group.name: (widths[group.name], group.size) for group in groups}

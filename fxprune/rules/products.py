@@ -1,0 +1,105 @@
+"""Matrix products: linear layers, matmul in its forms, einsum.
+
+    y[..., o] = sum_i x[..., i] w[o, i]
+
+The contracted pair holds the same indices; so do batch dimensions, up to broadcasting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxprune.axes import Axes, Axis
+from fxprune.rules.registry import Role, rule
+from fxprune.rules.trace import Trace
+
+aten = torch.ops.aten
+
+
+@rule(aten.linear.default, role=Role.CONTRACTION)
+def linear(trace: Trace, input: Axes, weight: Axes, bias: Axes | None = None) -> Axes:  # noqa: A002
+    """y[..., o] = sum_i x[..., i] w[o, i] + b[o]."""
+    trace.unify(input[-1], weight[-1])
+    trace.mix(input[-1])
+    if len(weight) == 1:
+        return input[:-1]
+    trace.label(weight[0], "features")
+    if bias is not None:
+        trace.unify(weight[0], bias[0])
+    return (*input[:-1], weight[0])
+
+
+@rule(aten.bilinear.default, role=Role.CONTRACTION)
+def bilinear(trace: Trace, input1: Axes, input2: Axes, weight: Axes, bias: Axes | None = None) -> Axes:
+    """y[..., o] = sum_ij x1[..., i] w[o, i, j] x2[..., j] + b[o]."""
+    trace.unify(input1[-1], weight[1])
+    trace.unify(input2[-1], weight[2])
+    trace.mix(input1[-1], input2[-1])
+    if bias is not None:
+        trace.unify(weight[0], bias[0])
+    return (*trace.broadcast([input1[:-1], input2[:-1]]), weight[0])
+
+
+@rule(
+    aten.matmul.default,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.mv.default,
+    aten.dot.default,
+    aten.linalg_matmul.default,
+    role=Role.CONTRACTION,
+)
+def matmul(trace: Trace, left: Axes, right: Axes) -> Axes:
+    """y[b, m, n] = sum_k a[b, m, k] c[b, k, n], with batch dimensions broadcast and vectors as in `torch.matmul`."""
+    trace.unify(left[-1], right[-2] if len(right) > 1 else right[0])
+    trace.mix(left[-1])
+    batch = trace.broadcast([left[:-2], right[:-2]])
+    rows = left[-2:-1]
+    columns = right[-1:] if len(right) > 1 else ()
+    return (*batch, *rows, *columns)
+
+
+@rule(aten.addmm.default, aten.addmv.default, aten.baddbmm.default, role=Role.CONTRACTION)
+def add_product(trace: Trace, bias: Axes, left: Axes, right: Axes, **_: Any) -> Axes:  # noqa: ANN401
+    """y = bias + a @ b."""
+    return trace.broadcast([matmul(trace, left, right), bias])
+
+
+@rule(aten.einsum.default, role=Role.CONTRACTION)
+def einsum(trace: Trace, equation: str, operands: Sequence[Axes], **_: Any) -> Axes:  # noqa: ANN401
+    """y[out] = sum over the letters that the result lacks; a letter is one axis wherever it stands."""
+    sources, target = _parse(equation.replace(" ", ""), [len(axes) for axes in operands])
+    known: dict[str, Axis] = {}
+    for letters, axes in zip(sources, operands, strict=True):
+        for letter, axis in zip(letters, axes, strict=True):
+            other = known.get(letter)
+            if other is None or other.size == 1:
+                known[letter] = axis
+            elif axis.size != 1:
+                trace.unify(other, axis)
+    trace.mix(*(axis for letter, axis in known.items() if letter not in target))
+    return tuple(known[letter] for letter in target)
+
+
+def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """Letters of each operand and of the result; an ellipsis becomes as many numbered letters as it covers."""
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    covered = max(rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True))
+    sources = [
+        _letters(term, rank - len(term.replace("...", "")), covered) for term, rank in zip(terms, ranks, strict=True)
+    ]
+    if arrow:
+        return sources, _letters(right, covered, covered)
+    letters = left.replace(",", "").replace("...", "")
+    once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+    return sources, [*_letters("..." if "..." in left else "", covered, covered), *once]
+
+
+def _letters(term: str, here: int, covered: int) -> list[str]:
+    before, ellipsis, after = term.partition("...")
+    middle = [f".{index}" for index in range(covered - here, covered)] if ellipsis else []
+    return [*before, *middle, *after]

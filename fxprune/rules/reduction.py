@@ -1,0 +1,125 @@
+"""Statistics along axes: mean, sum, variance, extrema, norms, softmax.
+
+A mean, a variance or a norm along a cut axis is taken over what is kept. Softmax is not: its result along the axis is a
+distribution over given things, so the axis is pinned. So are axes along which positions are computed (argmax, cumsum, sort).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxprune.axes import Axes, Variable
+from fxprune.rules.registry import Role, rule
+from fxprune.rules.trace import Trace
+
+aten = torch.ops.aten
+
+
+def drop_dims(trace: Trace, axes: Axes, dims: int | Sequence[int] | None) -> Axes:
+    """Axes of a reduction's result: `dims` gone, or of size 1 where the result keeps its rank; none given means all."""
+    wanted = [dims] if isinstance(dims, int) else dims
+    gone = {dim % len(axes) for dim in wanted} if wanted else set(range(len(axes)))
+    trace.mix(*(axes[at] for at in gone))
+    if len(trace.shape) == len(axes):
+        return tuple(Variable(1) if position in gone else axis for position, axis in enumerate(axes))
+    return tuple(axis for position, axis in enumerate(axes) if position not in gone)
+
+
+@rule(
+    aten.mean.default,
+    aten.sum.default,
+    aten.prod.default,
+    aten.var.default,
+    aten.std.default,
+    aten.max.default,
+    aten.min.default,
+    role=Role.REDUCTION,
+)
+def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+    """y = statistic of all kept elements."""
+    trace.mix(*input)
+    return ()
+
+
+@rule(
+    aten.mean.dim,
+    aten.sum.dim_IntList,
+    aten.amax.default,
+    aten.amin.default,
+    aten.logsumexp.default,
+    aten.prod.dim_int,
+    aten.var.dim,
+    aten.std.dim,
+    aten.var.correction,
+    aten.std.correction,
+    role=Role.REDUCTION,
+)
+def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = None, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+    """y[...] = statistic of x along `dim`, over what is kept of it."""
+    return drop_dims(trace, input, dim)
+
+
+@rule(aten.var_mean.correction, aten.std_mean.correction, role=Role.REDUCTION)
+def reduce_with_mean(
+    trace: Trace,
+    input: Axes,  # noqa: A002
+    dim: int | Sequence[int] | None = None,
+    **_: Any,  # noqa: ANN401
+) -> tuple[Axes, Axes]:
+    """Variance and mean along `dim`, over what is kept."""
+    return drop_dims(trace, input, dim), drop_dims(trace, input, dim)
+
+
+@rule(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, role=Role.REDUCTION)
+def vector_norm(
+    trace: Trace,
+    input: Axes,  # noqa: A002
+    ord: Any = 2,  # noqa: A002, ANN401, ARG001
+    dim: int | Sequence[int] | None = None,
+    *_: Any,  # noqa: ANN401
+    **__: Any,  # noqa: ANN401
+) -> Axes:
+    """y[...] = ||x|| along `dim`, over what is kept."""
+    return drop_dims(trace, input, dim)
+
+
+@rule(aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default)
+def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+    """y = exp(x) / sum exp(x) along `dim`, which is pinned."""
+    if input:
+        trace.pin(input[dim], "softmax over it")
+    return input
+
+
+@rule(
+    aten.cumsum.default,
+    aten.cumprod.default,
+    aten.logcumsumexp.default,
+    aten.cumsum_.default,
+)
+def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+    """y[i] = f(x[0], ..., x[i]): the order along `dim` matters, so it is pinned."""
+    if input:
+        trace.pin(input[dim], "accumulated along it")
+    return input
+
+
+@rule(aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default, aten.mode.default, aten.kthvalue.default)
+def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:  # noqa: A002, ANN401
+    """Values and their positions along a dimension: positions name indices, so the dimension is pinned."""
+    return _positions(trace, input), _positions(trace, input)
+
+
+@rule(aten.argmax.default, aten.argmin.default, aten.argsort.default)
+def positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+    """Positions along a dimension, which is pinned."""
+    return _positions(trace, input)
+
+
+def _positions(trace: Trace, input: Axes) -> Axes:  # noqa: A002
+    """All axes are pinned: which dimension is searched differs between overloads, and positions are rare."""
+    trace.pin_all(input, "positions along it are computed")
+    return trace.fixed_axes(trace.shape, "positions along it are computed")

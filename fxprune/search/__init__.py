@@ -1,0 +1,7 @@
+"""Search: from importances, costs and limits to one width per group."""
+
+from fxprune.search.choices import Choices, build_choices
+from fxprune.search.methods import METHODS, search
+from fxprune.search.problem import Costs
+
+__all__ = ["METHODS", "Choices", "Costs", "build_choices", "search"]

@@ -1,0 +1,39 @@
+"""One keep-ratio for all groups: the only form that many model configurations can say.
+
+At ratio r every group takes its candidate nearest to r times its size (the wider one at equal distance). What is chosen
+changes only where r passes the middle between two neighbouring candidates, so bisection over these middles finds the
+largest feasible ratio exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune.search.choices import Floats, Ints
+from fxprune.search.problem import Problem
+
+
+def solve_uniform(problem: Problem) -> Ints:
+    """Levels at the largest keep-ratio that meets every limit; the narrowest widths meet them by assumption."""
+    middles = _middles(problem)
+    ratios: Floats = np.unique(np.append(middles[np.isfinite(middles)], 0.0))
+    low, high = 0, len(ratios) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if problem.feasible(_levels(middles, ratios[middle])[None])[0]:
+            low = middle
+        else:
+            high = middle - 1
+    return _levels(middles, ratios[low])
+
+
+def _middles(problem: Problem) -> Floats:
+    """Ratio from which on level k + 1 is nearer than level k, `[groups, levels - 1]`; infinite beyond the last."""
+    middles = (problem.widths[:, 1:] + problem.widths[:, :-1]) / (2.0 * problem.widths[:, -1:])
+    missing = np.arange(middles.shape[1]) >= problem.full[:, None]
+    return np.where(missing, np.inf, middles)
+
+
+def _levels(middles: Floats, ratio: float) -> Ints:
+    levels: Ints = (middles <= ratio).sum(axis=1, dtype=np.int64)
+    return levels

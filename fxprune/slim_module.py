@@ -1,0 +1,123 @@
+"""The result: a `torch.fx.GraphModule` with the original's module and parameter names, that knows how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxprune.passes.raising import ModuleSpec, raise_modules
+from fxprune.passes.slim import SlimGraph
+from fxprune.plan import Plan
+from fxprune.program import Program
+from fxprune.scores import Scores
+
+if TYPE_CHECKING:
+    from fxprune.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a slim module remembers of its making."""
+
+    plan: Plan
+    scores: Scores | None
+    report: Report | None
+    specs: Mapping[str, ModuleSpec]
+    example_inputs: tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class SlimModule(GraphModule):
+    """A slim model: an ordinary `nn.Module` to train, evaluate, move, save, compile and export.
+
+    Its submodules are `torch.nn` modules under the original's names, and its state dict has the original's keys.
+    """
+
+    @property
+    def _provenance(self) -> Provenance:
+        found: Provenance = self.meta["fxprune"]
+        return found
+
+    @property
+    def plan(self) -> Plan:
+        """What was kept, as data."""
+        return self._provenance.plan
+
+    @property
+    def scores(self) -> Scores | None:
+        """What the scorer found out, for use with another budget (`compile(..., scores=slim.scores)`)."""
+        return self._provenance.scores
+
+    @property
+    def report(self) -> Report:
+        """Before and after, and per group what went and why; `print` it, or take its `to_json()`."""
+        assert self._provenance.report is not None
+        return self._provenance.report
+
+    @property
+    def example_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword example inputs that the model was compiled with."""
+        return self._provenance.example_inputs
+
+
+def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | None) -> SlimModule:
+    """A module around a slim graph: leaf modules raised, tensors under their names, training flags as the original's."""
+    specs = raise_modules(slim.graph, program, slim.tensors)
+    root = _module_tree(program, specs)
+    for name, tensor in slim.tensors.items():
+        _set_tensor(root, name, tensor, persistent=name not in program.transient)
+    for name, tensor in slim.constants.items():
+        _set_tensor(root, name, tensor, persistent=False)
+    module = SlimModule(root, slim.graph, class_name=f"Slim{program.root.__name__}")
+    _adopt(module, root)
+    slim.graph.set_codegen(program.graph_module.graph._codegen)
+    module._in_spec, module._out_spec = program.in_spec, program.out_spec  # type: ignore[assignment]
+    module.recompile()
+    for path, child in module.named_modules():
+        child.training = program.training.get(path, program.training[""])
+    module.meta["fxprune"] = Provenance(plan, scores, None, specs, (program.args, dict(program.kwargs)))
+    return module
+
+
+def attach_report(module: SlimModule, report: Report) -> None:
+    """Complete a module's memory with its report."""
+    known = module._provenance
+    module.meta["fxprune"] = Provenance(known.plan, known.scores, report, known.specs, known.example_inputs)
+
+
+def _module_tree(program: Program, specs: Mapping[str, ModuleSpec]) -> nn.Module:
+    """Modules at the original's paths, in its order: raised ones as what they are, the others as plain containers."""
+    root = nn.Module()
+    for path in [*program.module_types, *(path for path in specs if path not in program.module_types)]:
+        if path:
+            made = _build(specs[path]) if path in specs else nn.Module()
+            parent, _, name = path.rpartition(".")
+            root.get_submodule(parent).add_module(name, made)
+    return root
+
+
+def _build(spec: ModuleSpec) -> nn.Module:
+    """The module with no memory behind its tensors, which are set next."""
+    with torch.device("meta"):
+        return spec.build()
+
+
+def _set_tensor(root: nn.Module, name: str, tensor: Tensor, *, persistent: bool) -> None:
+    path, _, own = name.rpartition(".")
+    module = root.get_submodule(path)
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(own, tensor)
+    else:
+        module.register_buffer(own, tensor, persistent=persistent)
+
+
+def _adopt(module: GraphModule, root: nn.Module) -> None:
+    """Take over all of the tree: GraphModule itself copies only what its graph calls, in the order of the calls."""
+    module._modules = root._modules
+    module._parameters = root._parameters
+    module._buffers = root._buffers
+    module._non_persistent_buffers_set = root._non_persistent_buffers_set

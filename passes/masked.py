@@ -1,0 +1,94 @@
+"""The original under a cut, without rewriting it: what the slim model has to compute (design: what a cut means).
+
+Cut slices are silenced where they are consumed: in every operand of every contraction. Statistics along an axis (norms, means)
+are taken over what is kept: the operands are packed, the operation runs, its result is spread out again. All other operations
+run as they stand; what they make of cut slices is never looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Interpreter, Node
+
+from fxprune.axes import Axes
+from fxprune.cut import Cut
+from fxprune.errors import GraphError
+from fxprune.passes.slim import axes_of
+from fxprune.program import Program
+from fxprune.propagate import Propagation
+from fxprune.rules import Resizing, Role, find_rule
+from fxprune.rules.elementwise import TensorAxes
+
+
+class MaskedOriginal(Interpreter):
+    """Executes the captured graph with a cut silenced; inputs are the flat inputs, at the batch size of the graph's hints."""
+
+    def __init__(self, program: Program, propagation: Propagation, cut: Cut) -> None:
+        """Prepare to run; nothing of the program is changed."""
+        super().__init__(program.graph_module)
+        self.propagation = propagation
+        self.cut = cut
+        self._masks: dict[Axes, Tensor | None] = {}
+
+    def run_node(self, n: Node) -> Any:  # noqa: ANN401
+        """Run one node, silenced or packed as its role demands."""
+        if n.op != "call_function" or not self._reads_cut(n):
+            return super().run_node(n)
+        found = find_rule(n.target)
+        role = Role.POINTWISE if found is None else found.role
+        if role is Role.POINTWISE:
+            return super().run_node(n)
+        return self._run_silenced(n) if role is Role.CONTRACTION else self._run_packed(n)
+
+    def _reads_cut(self, node: Node) -> bool:
+        return any(self.cut.touches(axes) for each in node.all_input_nodes for axes in axes_of(self.propagation, each))
+
+    def _run_silenced(self, node: Node) -> Any:
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self._silenced)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _silenced(self, node: Node) -> Any:
+        value, axes = self.env[node], self.propagation.values.get(node)
+        if not isinstance(axes, TensorAxes) or not isinstance(value, Tensor):
+            return value
+        mask = self._mask(axes, value)
+        return value if mask is None else torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+    def _mask(self, axes: TensorAxes, value: Tensor) -> Tensor | None:
+        if axes not in self._masks:
+            self._masks[axes] = self.cut.mask(axes, value.device)
+        return self._masks[axes]
+
+    def _run_packed(self, node: Node) -> Any:
+        rule = find_rule(node.target)
+        assert rule is not None
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self._packed)
+        if rule.resize is not None:
+            args, kwargs = rule.resize(Resizing(node, args, kwargs, self.propagation.values, self.cut.count, Graph()))
+        assert callable(node.target)
+        result = node.target(*args, **kwargs)
+        axes = self.propagation.values[node]
+        if isinstance(axes, TensorAxes):
+            return self._spread(result, axes, node)
+        return tuple(self._spread(each, own, node) for each, own in zip(result, axes, strict=True))
+
+    def _packed(self, node: Node) -> Any:
+        value, axes = self.env[node], self.propagation.values.get(node)
+        packs = isinstance(axes, TensorAxes) and isinstance(value, Tensor)
+        return self.cut.slice(value, axes) if packs else value
+
+    def _spread(self, result: Tensor, axes: TensorAxes, node: Node) -> Tensor:
+        mask = self._mask(axes, result)
+        if mask is None:
+            return result
+        shape = [axis.size if self.cut.count(axis) != axis.size else size for axis, size in zip(axes, result.shape, strict=True)]
+        full = result.new_zeros(shape)
+        if int(mask.expand(shape).sum()) != result.numel():
+            msg = f"{node.target} returned {tuple(result.shape)} where {mask.expand(shape).sum()} elements are kept"
+            raise GraphError(msg, node)
+        full[mask.expand(shape)] = result.flatten()
+        return full

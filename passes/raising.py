@@ -1,0 +1,139 @@
+"""Raise: put `torch.nn` modules back where the graph has a leaf module's one operation.
+
+A call such as `conv2d(x, P.weight, P.bias, ...)` becomes a call of an `nn.Conv2d` named P, whatever class P had, when P holds no
+other tensors and is only ever used that way; its settings are read off the call's own arguments, so the module computes what the
+graph says. Activations, pooling and dropout are raised where P is exactly the `torch.nn` class of the operation. Dropout that a
+model calls as a function (`F.dropout(x, p, self.training)`) becomes a module too, since the graph, captured in eval mode,
+would otherwise never drop anything in training.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from fxprune.passes.module_table import FUNCTIONS, LAYERS, Call
+from fxprune.program import Program
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """A `torch.nn` module without its tensors: what is needed to build it anywhere.
+
+    Attributes:
+        kind: class name in `torch.nn`.
+        settings: arguments of its constructor.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+
+    def build(self) -> nn.Module:
+        """A new module on the meta device; its tensors are set by the caller."""
+        constructor = getattr(nn, self.kind)
+        built: nn.Module = constructor(**self.settings)
+        return built
+
+
+def raise_modules(graph: Graph, program: Program, tensors: Mapping[str, Tensor]) -> dict[str, ModuleSpec]:
+    """Turn operations into module calls, in place.
+
+    Args:
+        graph: a slim graph that the caller owns.
+        program: the captured original, for the names and classes of its modules.
+        tensors: the slim parameters and buffers by name.
+
+    Returns:
+        The modules that the graph now calls, by path.
+    """
+    specs = _raise_layers(graph, program, tensors)
+    specs.update(_raise_functions(graph, program, specs))
+    specs.update(_raise_dropout(graph))
+    for node in reversed(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    return specs
+
+
+def _raise_layers(graph: Graph, program: Program, tensors: Mapping[str, Tensor]) -> dict[str, ModuleSpec]:
+    """Operations with parameters, by the module that holds them."""
+    calls: dict[str, list[tuple[Node, ModuleSpec]]] = defaultdict(list)
+    for node in graph.nodes:
+        layer = LAYERS.get(node.target) if node.op == "call_function" else None
+        call = None if layer is None else Call.of(node, program, tensors, layer.tensors)
+        settings = None if layer is None or call is None else layer.settings(call)
+        if layer is not None and call is not None and settings is not None:
+            calls[call.path].append((node, ModuleSpec(layer.kind(call), settings)))
+    specs: dict[str, ModuleSpec] = {}
+    for path, found in calls.items():
+        if all(spec == found[0][1] for _, spec in found) and _owns_all(path, [node for node, _ in found], graph, tensors):
+            specs[path] = found[0][1]
+            for node, _ in found:
+                _call_module(graph, node, path)
+    return specs
+
+
+def _owns_all(path: str, nodes: list[Node], graph: Graph, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the module's tensors are exactly those of the operation, and nothing else reads them."""
+    own = {name for name in tensors if name.rpartition(".")[0] == path}
+    layer = LAYERS[nodes[0].target]
+    if {name.rpartition(".")[2] for name in own} - {*layer.tensors.values(), "num_batches_tracked"}:
+        return False
+    readers = {user for node in graph.nodes if node.op == "get_attr" and node.target in own for user in node.users}
+    return readers <= set(nodes)
+
+
+def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleSpec]) -> dict[str, ModuleSpec]:
+    """Operations without parameters, where the module is exactly the `torch.nn` class of the operation."""
+    calls: dict[str, list[tuple[Node, ModuleSpec]]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op != "call_function" or (path := module_path(node)) is None or path in taken:
+            continue
+        kind = program.module_types.get(path)
+        function = FUNCTIONS.get((kind, node.target)) if kind is not None else None
+        if function is not None and kind is not None:
+            calls[path].append((node, ModuleSpec(kind.__name__, function(node))))
+    specs: dict[str, ModuleSpec] = {}
+    for path, found in calls.items():
+        if all(spec == found[0][1] for _, spec in found):
+            specs[path] = found[0][1]
+            for node, _ in found:
+                _call_module(graph, node, path)
+    return specs
+
+
+def _raise_dropout(graph: Graph) -> dict[str, ModuleSpec]:
+    """Dropout called as a function, with a probability above zero."""
+    specs: dict[str, ModuleSpec] = {}
+    for node in list(graph.nodes):
+        if node.target not in (aten.dropout.default, aten.dropout_.default) or not node.args[1]:
+            continue
+        name = f"dropout_{len(specs)}_"
+        specs[name] = ModuleSpec("Dropout", {"p": node.args[1]})
+        _call_module(graph, node, name)
+    return specs
+
+
+def module_path(node: Node) -> str | None:
+    """Path of the innermost module that the operation came from, in the original's own names."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return None
+    path = str(list(stack.values())[-1][0]).partition("@")[0]
+    return path.removeprefix("L['self'].").removeprefix("L__self__")
+
+
+def _call_module(graph: Graph, node: Node, path: str) -> None:
+    with graph.inserting_before(node):
+        call = graph.call_module(path, (node.args[0],))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    graph.erase_node(node)
