@@ -2,7 +2,7 @@
 
 from fxprune.analysis import Analysis, analyze
 from fxprune.bench import bench
-from fxprune.compile import compile  # noqa: A004 - the public verb, as in torch.compile
+from fxprune.compile import compile
 from fxprune.errors import (
     BackendError,
     BudgetError,

@@ -55,7 +55,9 @@ class Analysis:
         for each in self.groups:
             if each.name == name:
                 return each
-        msg = f"no group is named {name!r}; `analysis.groups` lists them, for example {[g.name for g in self.groups[:3]]}"
+        msg = (
+            f"no group is named {name!r}; `analysis.groups` lists them, for example {[g.name for g in self.groups[:3]]}"
+        )
         raise InputError(msg)
 
     def cut(self, kept: Mapping[str, NDArray[np.int64]]) -> Cut:
@@ -75,7 +77,7 @@ class Analysis:
 
 def analyze(
     model: nn.Module,
-    example_inputs: Any = None,  # noqa: ANN401 - tensor, tuple or dict; checked by normalise_inputs
+    example_inputs: Any = None,
     *,
     ignore: Sequence[str] = (),
     strict: bool = False,

@@ -123,15 +123,22 @@ def to_image(canvas: Canvas, suffix: str) -> bytes:
 
 
 def _paint(axes: Axes, shapes: Sequence[Shape]) -> None:
-    """matplotlib counts in points of 1/72 inch; pixels here are 1/100 inch."""
+    """Matplotlib counts in points of 1/72 inch; pixels here are 1/100 inch."""
     points = 72 / _DPI
     for order, shape in enumerate(shapes):
         if isinstance(shape, Line):
             (x1, y1), (x2, y2) = shape.start, shape.end
             axes.plot([x1, x2], [y1, y2], color=shape.colour, linewidth=shape.width * points, zorder=order)
         elif isinstance(shape, Mark):
-            style = {"marker": "s" if shape.square else "o", "markersize": 2 * shape.radius * points, "markeredgewidth": 1.2}
-            axes.plot(*shape.at, markerfacecolor=shape.fill, markeredgecolor=shape.edge, zorder=order, **style)  # type: ignore[arg-type]
+            axes.plot(
+                *shape.at,
+                marker="s" if shape.square else "o",
+                markersize=2 * shape.radius * points,
+                markeredgewidth=1.2,
+                markerfacecolor=shape.fill,
+                markeredgecolor=shape.edge,
+                zorder=order,
+            )
         else:
             axes.text(
                 *shape.at,

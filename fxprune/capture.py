@@ -1,9 +1,9 @@
-"""Capture: a module becomes a graph of ATen operations with `torch.export` (non-strict), its batch size free where possible.
+"""Capture: a module becomes a graph of ATen operations by `torch.export` (non-strict), its batch size free if it can.
 
-The model is captured in eval mode on a structural copy that shares its tensors, so that neither training flags nor attributes
-that `forward` assigns ever change on the user's object. Example inputs of batch size 1 are repeated first: `torch.export` takes
-a size of 1 for a constant. Where the model insists on its batch size (a hard-coded view, say), it is captured with the example
-inputs as they are, and a note says so.
+The model is captured in eval mode on a structural copy that shares its tensors, so that neither training flags nor
+attributes that `forward` assigns ever change on the user's object. Example inputs of batch size 1 are repeated first:
+`torch.export` takes a size of 1 for a constant. Where the model insists on its batch size (a hard-coded view, say),
+it is captured with the example inputs as they are, and a note says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TRACED_BATCH = 3
 """Batch size that examples of batch size 1 are repeated to: a prime that few other axes have."""
 
 
-def capture(model: nn.Module, example_inputs: Any = None) -> Program:  # noqa: ANN401
+def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     """Capture one forward pass of `model`.
 
     Args:
@@ -92,8 +92,8 @@ def structural_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, dict(shared))
     except Exception as error:
         msg = (
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)}). fxprune captures a copy "
-            "so that your model stays as it is; remove the attribute that cannot be copied, or give it a __deepcopy__"
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)}). fxprune "
+            "captures a copy so that your model stays as it is; remove the attribute that cannot be copied, or give it a __deepcopy__"
         )
         raise CaptureError(msg) from error
 
@@ -122,7 +122,7 @@ def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs |
         traced: Inputs = tree_map(_repeat, inputs) if batch == 1 else inputs
         try:
             exported = _export_free(shell, traced, _TRACED_BATCH if batch == 1 else batch)
-        except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's code raises
+        except Exception as error:
             free = error
         else:
             if exported is not None:
@@ -170,7 +170,7 @@ def _has_batch(leaf: object, batch: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
 
 
-def _repeat(leaf: Any) -> Any:  # noqa: ANN401 - leaves of a nest of inputs
+def _repeat(leaf: Any) -> Any:
     return torch.cat([leaf] * _TRACED_BATCH) if _has_batch(leaf, 1) else leaf
 
 
@@ -238,8 +238,9 @@ def _explain(shell: nn.Module, error: Exception) -> str:
     if place:
         lines.append(f"  at {place}")
     lines.append(
-        "fxprune captures models with torch.export. Where forward branches on the values of tensors, calls .item(), or uses "
-        "code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass example inputs that avoid it. "
+        "fxprune captures models with torch.export. Where forward branches on the values of tensors, calls .item(), or "
+        "uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass example inputs that "
+        "avoid it. "
         "`torch.export.export(model.eval(), args, strict=False)` shows the full story."
     )
     return "\n".join(lines)

@@ -27,11 +27,11 @@ from fxprune.slim_module import SlimModule, assemble, attach_report
 from fxprune.widths import Floor, keep_most_important, width_ranges
 
 
-def compile(  # noqa: A001 - the public verb, as in torch.compile
+def compile(
     model: nn.Module,
     budget: str | float | Mapping[str, str | float],
     *,
-    example_inputs: Any = None,  # noqa: ANN401 - tensor, tuple or dict; checked by normalise_inputs
+    example_inputs: Any = None,
     scorer: str | Scorer = "auto",
     data: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
@@ -50,9 +50,9 @@ def compile(  # noqa: A001 - the public verb, as in torch.compile
 
     Args:
         model: the trained model; it is never changed, and the result shares no memory with it.
-        budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights and peak
-            activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40 MB"). All hold.
-            One FLOP is one multiply or one add.
+        budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
+            and peak activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40
+            MB"). All hold. One FLOP is one multiply or one add.
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
         data: batches for scorers that need them.
@@ -62,8 +62,8 @@ def compile(  # noqa: A001 - the public verb, as in torch.compile
         scores: of an earlier run on this model (`slim.scores`), to be used instead of scoring again.
         ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
         align: the multiple that widths are kept to; None for 8, and less for layers too narrow for that.
-        floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or pattern;
-            None for 5 %.
+        floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
+            pattern; None for 5 %.
         search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one ratio for all).
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
@@ -75,7 +75,8 @@ def compile(  # noqa: A001 - the public verb, as in torch.compile
     Raises:
         InputError: an argument is unusable (also BudgetError for the budget).
         CaptureError: the model cannot be captured.
-        InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it there.
+        InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it
+            there.
         VerificationError: the result is not what it has to be (a bug; nothing is handed out).
 
     Example:
@@ -165,5 +166,3 @@ def _decide(
         versions={"fxprune": importlib.metadata.version("fxprune"), "torch": str(torch.__version__)},
     )
     return cut, plan
-
-

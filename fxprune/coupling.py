@@ -7,10 +7,11 @@ Nodes are axes, one per variable that an axis is made of, named so that they can
     %add_3[1]                      dimension 1 of what the operation add_3 of the captured graph returns
     %split:0[1]                    the same of the first of several results
 
-Edges are operations. The graph is read off the settled axes: an operation couples those axes of its arguments and results that
-hold the same variable, as a star around the result (around the first argument where the result does not hold the variable), so
-that the graph stays linear in the size of the model. Its connected components that hold a free variable on an axis of a
-parameter are the dependency groups. Axes of size 1 are left out: there is nothing to cut in them.
+Edges are operations. The graph is read off the settled axes: an operation couples those axes of its arguments and
+results that hold the same variable, as a star around the result (around the first argument where the result does not
+hold the variable), so that the graph stays linear in the size of the model. Its connected components that hold a free
+variable on an axis of a parameter are the dependency groups. Axes of size 1 are left out: there is nothing to cut in
+them.
 """
 
 from __future__ import annotations
@@ -74,12 +75,13 @@ def coupling_graph(program: Program, propagation: Propagation) -> nx.MultiGraph[
         propagation: the axes of its values.
 
     Returns:
-        A `networkx.MultiGraph`. Node attributes: `tensor`, `dim`, `factor` (None for a plain axis), `kind` (`parameter`,
-        `buffer`, `constant` or `value`), `size`, `indices` (what they are: channels, heads, ...), `group` (name of the
-        dependency group, or None), `module` (path of the owner), `pinned` (the reason, or None), `pinned_by` (the operation
-        that asked for it), `pinned_here` (whether that operation reads or makes this very axis). Edge attributes:
-        `operation` (name of the node in the captured graph), `op` (`conv2d`, `add`, ...), `module`, `source` (`file:line`,
-        or None), `code` (that line), `joins` (whether the operation brings several activations together).
+        A `networkx.MultiGraph`. Node attributes: `tensor`, `dim`, `factor` (None for a plain axis), `kind`
+        (`parameter`, `buffer`, `constant` or `value`), `size`, `indices` (what they are: channels, heads, ...), `group`
+        (name of the dependency group, or None), `module` (path of the owner), `pinned` (the reason, or None),
+        `pinned_by` (the operation that asked for it), `pinned_here` (whether that operation reads or makes this very
+        axis). Edge attributes: `operation` (name of the node in the captured graph), `op` (`conv2d`, `add`, ...),
+        `module`, `source` (`file:line`, or None), `code` (that line), `joins` (whether the operation brings several
+        activations together).
 
     Example:
         >>> from torch import nn, randn
@@ -148,7 +150,7 @@ class _Reader:
             return () if value is None else tuple(self._one_of(source, value, index))
         return tuple(place for each in node.all_input_nodes for place in self.results(each))
 
-    def _one_of(self, node: Node, value: Any, index: Any) -> Iterator[Place]:  # noqa: ANN401 - a tuple of results
+    def _one_of(self, node: Node, value: Any, index: Any) -> Iterator[Place]:
         if value[index] is not None:
             yield from places(f"%{node.name}:{index}", value[index])
 
@@ -246,4 +248,3 @@ def _frames(trace: str) -> Iterator[SourceLine]:
         following = lines[index + 1] if index + 1 < len(lines) else ""
         if number.isdigit():
             yield SourceLine(file, int(number), "" if following.startswith('File "') else following)
-

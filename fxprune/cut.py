@@ -6,8 +6,9 @@ Evaluating an expression on the kept indices of its variables gives the kept pos
     Product    the grid of its factors' positions: i * size + j
     Concat     its parts' positions, offset, one after the other
 
-A nested variable keeps other indices for each index of its outer variable, in equal number. Its outer variable stands either
-before it in the same product, or on another dimension of the tensor; the tensor's kept positions then differ along that one.
+A nested variable keeps other indices for each index of its outer variable, in equal number. Its outer variable stands
+either before it in the same product, or on another dimension of the tensor; the tensor's kept positions then differ
+along that one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Cut:
         return any(self.count(axis) != axis.size for axis in axes)
 
     def grid(self, axes: Axes) -> list[Positions | None]:
-        """Kept positions per dimension: None for all, [k] for a plain choice, [n, k] where they differ along a dimension.
+        """Kept positions per dimension: None for all, [k] for a plain choice, [n, k] where they differ along another.
 
         In the last case n counts the kept positions of the dimension that `dimension_of_outer` names.
         """
@@ -106,7 +107,8 @@ class Cut:
     def _positions(self, axes: Axes, dim: int) -> Positions:
         along = self.dimension_of_outer(axes, dim)
         if along is None:
-            return self._evaluate(axes[dim], {}, 1)[0][0]
+            positions: Positions = self._evaluate(axes[dim], {}, 1)[0][0]
+            return positions
         _, coordinates = self._evaluate(axes[along], {}, 1)
         known = {variable: values[0] for variable, values in coordinates.items()}
         return self._evaluate(axes[dim], known, self.count(axes[along]))[0]

@@ -53,7 +53,7 @@ def draw(analysis: Analysis, path: str | Path) -> Path:
         The path written.
 
     Raises:
-        InputError: the suffix is none of these, the folder does not exist, or .png or .pdf is asked for without matplotlib.
+        InputError: the suffix is none of these, there is no such folder, or .png or .pdf would need matplotlib.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -88,7 +88,8 @@ def _note(row: Row) -> str:
 def _heading(lanes: Lanes) -> Iterator[Shape]:
     summary = lanes.summary
     yield Label((_MARGIN, 22), f"{summary.model}: {len(summary.groups)} dependency groups", 17, _INK, bold=True)
-    text = f"{summary.prunable:,} of {summary.parameters:,} parameters are part of one; a lane is as wide as what it holds"
+    held = f"{summary.prunable:,} of {summary.parameters:,} parameters"
+    text = f"{held} are part of one; the wider a lane, the more it holds"
     yield Label((_MARGIN, 44), text, 11.5, _FAINT)
     x = _MARGIN + 6
     for role, text in (("makes", "makes its indices"), ("takes", "takes them"), ("passes", "passes them on")):
@@ -198,10 +199,10 @@ def _write(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 - a name, not a path object
-        os.replace(temporary, path)  # noqa: PTH105
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
+        os.unlink(temporary)
         raise
 
 

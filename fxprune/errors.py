@@ -63,7 +63,7 @@ class GraphError(FxpruneError):
         self.node = node
 
 
-class CouplingConflict(GraphError):
+class CouplingConflict(GraphError):  # noqa: N818 - the public name promised to users
     """Two axes had to be equal and cannot be (raised under `strict=True`; otherwise both are pinned)."""
 
 

@@ -1,7 +1,7 @@
-"""Why two axes belong together, and why an axis is pinned: shortest paths in the coupling graph, told operation by operation.
+"""Why two axes belong together, and why an axis is pinned: shortest paths in the coupling graph, told step by step.
 
-Axes are named as the coupling graph names them (`layer1.0.conv1.weight[0]`), with a colon (`layer1.0.conv1.weight:0`), or by the
-tensor or module alone, which stands for all its axes.
+Axes are named as the coupling graph names them (`layer1.0.conv1.weight[0]`), with a colon
+(`layer1.0.conv1.weight:0`), or by the tensor or module alone, which stands for all its axes.
 """
 
 from __future__ import annotations
@@ -208,10 +208,10 @@ def _inside(module: str, path: str) -> bool:
 
 
 def _unknown(graph: nx.MultiGraph[Any], tensor: str) -> str:
-    tensors = {at["tensor"] for _, at in graph.nodes(data=True) if at["kind"] != "value"} | graph.graph["aliases"].keys()
-    modules = {at["module"] for _, at in graph.nodes(data=True) if at["kind"] != "value"}
-    close = difflib.get_close_matches(tensor, sorted(tensors | modules), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"names are, for example, {', '.join(sorted(tensors)[:3])}"
+    own = [at for _, at in graph.nodes(data=True) if at["kind"] != "value"]
+    tensors = sorted({at["tensor"] for at in own} | graph.graph["aliases"].keys())
+    close = difflib.get_close_matches(tensor, [*tensors, *sorted({at["module"] for at in own})], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"names are, for example, {', '.join(tensors[:3])}"
     return f"{graph.graph['model']} reads no parameter, buffer or module named {tensor!r}; {hint}"
 
 
@@ -236,7 +236,7 @@ def _explain_pin(graph: nx.MultiGraph[Any], axis: str) -> PinnedAxis:
     return PinnedAxis(axis, _indices(at), at["pinned"], at["pinned_by"], _steps(graph, path))
 
 
-def _indices(attributes: Any) -> str:  # noqa: ANN401 - attributes of a networkx node
+def _indices(attributes: Any) -> str:
     return f"{attributes['size']} {attributes['indices']}"
 
 

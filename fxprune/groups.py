@@ -1,9 +1,10 @@
 """Dependency groups: what is left free after unification, and what each consists of.
 
-A free variable that occurs on an axis of a parameter is a group: cutting one of its indices removes a slice of every tensor in
-whose expression it occurs. Where every tensor that holds the variable also holds one and the same other variable, before it in
-the product or on another dimension, and no operation mixes along that other one without mixing both, the kept indices may differ
-for each index of the other ("nested choice"): input channels within convolution groups, dimensions within attention heads.
+A free variable that occurs on an axis of a parameter is a group: cutting one of its indices removes a slice of every
+tensor in whose expression it occurs. Where every tensor that holds the variable also holds one and the same other
+variable, before it in the product or on another dimension, and no operation mixes along that other one without mixing
+both, the kept indices may differ for each index of the other ("nested choice"): input channels within convolution
+groups, dimensions within attention heads.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Group:
     """Indices that are kept or cut together.
 
     Attributes:
-        name: unique and stable: the module (or bare parameter) that produces the indices, with the kind where several share it.
+        name: unique and stable: the module (or bare parameter) that produces the indices, with the kind where several
+            share it.
         kind: what the indices are: channels, features, heads, groups, ...
         size: number of indices.
         variable: the variable of the analysis.
@@ -60,7 +62,15 @@ def find_groups(program: Program, propagation: Propagation) -> tuple[Group, ...]
     outers = find_nesting(propagation, set(members))
     names, consumers = _names(members), _consumers(propagation)
     return tuple(
-        Group(names[variable], _kind(variable), variable.size, variable, tuple(found), outers.get(variable), consumers[variable])
+        Group(
+            names[variable],
+            _kind(variable),
+            variable.size,
+            variable,
+            tuple(found),
+            outers.get(variable),
+            consumers[variable],
+        )
         for variable, found in members.items()
     )
 
@@ -115,11 +125,18 @@ def _companions(axes: Axes, variables: set[Variable]) -> Iterator[tuple[Variable
     known = [_coordinates(axis) for axis in axes]
     counts = Counter(variable for each in known for variable in each)
     for at, axis in enumerate(axes):
-        elsewhere = frozenset().union(*(each for other, each in enumerate(known) if other != at)) if len(axes) > 1 else frozenset()
+        elsewhere = (
+            frozenset().union(*(each for other, each in enumerate(known) if other != at))
+            if len(axes) > 1
+            else frozenset()
+        )
         for variable, before in _occurrences(axis, frozenset()):
             if variable in variables:
                 companions = before | elsewhere
-                yield variable, frozenset(each for each in companions if counts[each] == 1 and each.size > 1) - {variable}
+                yield (
+                    variable,
+                    frozenset(each for each in companions if counts[each] == 1 and each.size > 1) - {variable},
+                )
 
 
 def _coordinates(axis: Axis) -> frozenset[Variable]:
@@ -160,7 +177,7 @@ def _forbid_mixing(candidates: dict[Variable, set[Variable]], mixed: Axes, touch
 
 
 def _closest(found: set[Variable], variables: set[Variable]) -> Variable:
-    """One candidate: prunable ones first, then the smallest (the outermost structure); ties do not matter to correctness."""
+    """One candidate: prunable ones first, then the smallest (the outermost structure); any of them is correct."""
     return min(found, key=lambda each: (each not in variables, each.size))
 
 

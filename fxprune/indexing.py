@@ -1,4 +1,4 @@
-"""From values per tensor element to values per index of a group: which index of a variable stands at each position of an axis."""
+"""From values per tensor element to values per index of a group: which index stands at each position of an axis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.groups import Group
 
 
 def index_of(axis: Axis, variable: Variable) -> Tensor:
-    """For every position of a settled axis the index of `variable` there, or -1 where it does not occur: int64 [axis.size]."""
+    """For every position of a settled axis the index of `variable` there, -1 where it does not occur: int64 [size]."""
     if axis is variable:
         return torch.arange(axis.size)
     if isinstance(axis, Variable):
@@ -35,8 +35,8 @@ def sum_by_index(values: Tensor, axes: Axes, group: Group) -> Tensor:
         group: whose indices to sum by.
 
     Returns:
-        float64 [group.size], or [outer size, group.size] for a nested group. A tensor in which the group occurs on several
-        axes adds to each.
+        float64 [group.size], or [outer size, group.size] for a nested group. A tensor in which the group occurs on
+        several axes adds to each.
     """
     rows = 1 if group.outer is None else group.outer.size
     total = torch.zeros(rows * group.size, dtype=torch.float64, device=values.device)

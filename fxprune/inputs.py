@@ -13,14 +13,16 @@ from fxprune.errors import InputError
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def normalise_inputs(example_inputs: Any) -> Inputs:  # noqa: ANN401 - what a user may pass is checked here
-    """Positional and keyword arguments out of a tensor (one argument), a tuple or list (positional) or a dict (keyword).
+def normalise_inputs(example_inputs: Any) -> Inputs:
+    """Positional and keyword arguments from a tensor (one argument), a tuple or list (positional) or a dict (keyword).
 
     Raises:
         InputError: nothing of the kind, or no tensor inside.
     """
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     if isinstance(example_inputs, Tensor):
-        args, kwargs = (example_inputs,), dict[str, Any]()
+        args, kwargs = (example_inputs,), {}
     elif isinstance(example_inputs, Mapping):
         args, kwargs = (), {str(name): value for name, value in example_inputs.items()}
     elif isinstance(example_inputs, tuple | list):
@@ -32,16 +34,16 @@ def normalise_inputs(example_inputs: Any) -> Inputs:  # noqa: ANN401 - what a us
         )
         raise InputError(msg)
     if not any(isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves((args, kwargs))):
-        msg = "example_inputs holds no tensor; pass what the model's forward takes, for example (torch.randn(1, 3, 224, 224),)"
+        msg = "example_inputs holds no tensor; pass what the model's forward takes, such as torch.randn(1, 3, 224, 224)"
         raise InputError(msg)
     return args, kwargs
 
 
-def find_inputs(model: nn.Module, example_inputs: Any) -> tuple[Inputs, tuple[str, ...]]:  # noqa: ANN401
+def find_inputs(model: nn.Module, example_inputs: Any) -> tuple[Inputs, tuple[str, ...]]:
     """Example inputs as given, or inferred from the model, with notes that say what was inferred.
 
-    Inferred from, in this order: `model.dummy_inputs` (Transformers), `model.pretrained_cfg` or `model.default_cfg` (timm),
-    a 3-channel first 2-d convolution (1x3x224x224).
+    Inferred from, in this order: `model.dummy_inputs` (Transformers), `model.pretrained_cfg` or `model.default_cfg`
+    (timm), a 3-channel first 2-d convolution (1x3x224x224).
 
     Raises:
         InputError: none given and none can be inferred.
@@ -54,9 +56,10 @@ def find_inputs(model: nn.Module, example_inputs: Any) -> tuple[Inputs, tuple[st
             inputs, note = found
             return normalise_inputs(inputs), (note,)
     msg = (
-        f"example_inputs is missing and cannot be inferred for {type(model).__name__}: it has no `dummy_inputs`, no timm "
-        "`pretrained_cfg`, and its first convolution does not take 3 channels. Pass what its forward takes, for example "
-        "example_inputs=(torch.randn(1, 1, 28, 28),) or example_inputs={'input_ids': torch.zeros(1, 16, dtype=torch.long)}"
+        f"example_inputs is missing and cannot be inferred for {type(model).__name__}: it has no `dummy_inputs`, no "
+        "timm `pretrained_cfg`, and no first convolution of 3 channels. Pass what its forward takes, for example "
+        "example_inputs=(torch.randn(1, 1, 28, 28),) or "
+        "example_inputs={'input_ids': torch.zeros(1, 16, dtype=torch.long)}"
     )
     raise InputError(msg)
 
@@ -96,7 +99,7 @@ def _from_timm(model: nn.Module) -> tuple[Any, str] | None:
 
 def _from_first_convolution(model: nn.Module) -> tuple[Any, str] | None:
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None or first.in_channels != 3:  # noqa: PLR2004
+    if first is None or first.in_channels != 3:
         return None
     shape = (1, 3, 224, 224)
     return _image(model, shape), f"example input inferred from a 3-channel first convolution: {_text(shape)}"

@@ -1,7 +1,7 @@
 """What an analysis found, for people (`str(analysis)`, `fxprune inspect`) and for programs (`to_json`).
 
-Groups that are alike and differ in numbers of their names alone are one row: `encoder.layers.{0..11}.mlp.0`. Pinned axes are
-ranked by the parameters that they hold back.
+Groups that are alike and differ in numbers of their names alone are one row: `encoder.layers.{0..11}.mlp.0`. Pinned
+axes are ranked by the parameters that they hold back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in _plain(summary).items()}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a nest of plain data
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
@@ -113,7 +113,7 @@ def _without_numbers(name: str) -> str:
 
 def _group_row(each: Folded[GroupFacts]) -> tuple[str, ...]:
     first = each.rows[0]
-    outers = [group.nested_under for group in each.rows if group.nested_under is not None]
+    outers = [_outer(group) for group in each.rows if group.nested_under is not None]
     return (
         each.pattern,
         _times(each.rows),
@@ -123,6 +123,13 @@ def _group_row(each: Folded[GroupFacts]) -> tuple[str, ...]:
         f"{first.parameters:,}",
         ", ".join(fold_names(dict.fromkeys(outers))),
     )
+
+
+def _outer(group: GroupFacts) -> str:
+    """Name of the group that a choice is nested under; what the two names share is left out."""
+    assert group.nested_under is not None
+    owner, colon, kind = group.nested_under.rpartition(":")
+    return f":{kind}" if colon and group.name.startswith(f"{owner}:") else group.nested_under
 
 
 def _pin_table(pins: Sequence[PinFacts]) -> Table:

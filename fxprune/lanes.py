@@ -1,10 +1,11 @@
 """The picture of what belongs together: a line for every module, a vertical lane for every dependency group.
 
-Modules stand in the order of execution. A group is a lane from the first module that it touches to the last, with a filled stop
-where the module makes the group's indices (rows of a convolution), an open one where it takes them (columns), a square where it
-passes them on (a depthwise convolution). Lanes that do not overlap share a column, so that a residual stream is one long lane and the
-inner widths of its blocks are short ones beside it. A layout from forces or ranks puts the same facts into a tangle once a model
-has fifty layers; this one stays readable, and it is the same every time.
+Modules stand in the order of execution. A group is a lane from the first module that it touches to the last, with a
+filled stop where the module makes the group's indices (rows of a convolution), an open one where it takes them
+(columns), a square where it passes them on (a depthwise convolution). Lanes that do not overlap share a column, so
+that a residual stream is one long lane and the inner widths of its blocks are short ones beside it. A layout from
+forces or ranks puts the same facts into a tangle once a model has fifty layers; this one stays readable, and it is
+the same every time.
 
 Tensors of one dimension (norms, biases) follow the others and are left out, unless a group has nothing else.
 """
@@ -75,22 +76,24 @@ def lay_out(analysis: Analysis) -> Lanes:
     """Arrange modules in rows and groups in columns."""
     program, propagation = analysis.program, analysis.propagation
     summary = summarise(analysis)
-    users = _first_users(program)
+    users, row_of = _first_users(program), rows_of(program, propagation)
     shown = _shown(analysis)
-    names = list(dict.fromkeys(row_of(program, tensor) for tensor in users if tensor in shown))
+    names = list(dict.fromkeys(row_of[tensor] for tensor in users if tensor in shown))
     index = {name: at for at, name in enumerate(names)}
-    stops = [_stops(program, propagation, group, users, index) for group in analysis.groups]
+    places = {name: index[row] for name, row in row_of.items() if row in index}
+    stops = [_stops(propagation, group, users, places) for group in analysis.groups]
     columns = _columns([(found[0].row, found[-1].row) for found in stops])
-    rows = tuple(Row(name, _type_of(program, name), _pinned(program, propagation, name)) for name in names)
+    pinned = _pinned(propagation, row_of)
+    rows = tuple(Row(name, _type_of(program, name), pinned.get(name, ())) for name in names)
     found = zip(summary.groups, columns, stops, strict=True)
     return Lanes(summary, rows, tuple(Lane(facts, column, own) for facts, column, own in found))
 
 
-def row_of(program: Program, tensor: str) -> str:
-    """The row that a tensor belongs to: its module, or itself where other modules are inside that module."""
-    owner = owner_of(tensor)
-    inside = any(path.startswith(f"{owner}.") for path in program.module_types) if owner else True
-    return tensor if inside else owner
+def rows_of(program: Program, propagation: Propagation) -> dict[str, str]:
+    """The row of each parameter and buffer: its module, or itself where other modules are inside that module."""
+    outer = {path.rpartition(".")[0] for path in program.module_types if path} | {""}
+    names = [name for name in propagation.tensors if name not in program.constants]
+    return {name: name if owner_of(name) in outer else owner_of(name) for name in names}
 
 
 def _first_users(program: Program) -> dict[str, Node]:
@@ -106,36 +109,32 @@ def _first_users(program: Program) -> dict[str, Node]:
 
 def _shown(analysis: Analysis) -> set[str]:
     """Tensors that get a row: matrices, and whatever a group without matrices has."""
-    axes = analysis.propagation.tensors
-    shown = {name for name in axes if name not in analysis.program.constants and len(axes[name]) > 1}
+    axes, constants = analysis.propagation.tensors, analysis.program.constants
+    shown = {name for name in axes if name not in constants and len(axes[name]) > 1}
     for group in analysis.groups:
-        names = {member.name for member in group.members}
+        names = {member.name for member in group.members} - constants.keys()
         if shown.isdisjoint(names):
             shown |= names
     return shown
 
 
 def _stops(
-    program: Program,
-    propagation: Propagation,
-    group: Group,
-    users: Mapping[str, Node],
-    index: Mapping[str, int],
+    propagation: Propagation, group: Group, users: Mapping[str, Node], places: Mapping[str, int]
 ) -> tuple[Stop, ...]:
     roles: dict[int, set[Role]] = {}
     for member in group.members:
-        row = index.get(row_of(program, member.name))
+        row = places.get(member.name)
         if row is not None:
             roles.setdefault(row, set()).add(_role(propagation, member, group.variable, users[member.name]))
     return tuple(Stop(row, _one(found)) for row, found in sorted(roles.items()))
 
 
 def _role(propagation: Propagation, member: Member, variable: Variable, user: Node) -> Role:
-    """What the operation does that reads the tensor: told by which of its other argument and its result hold the variable."""
+    """What the operation that reads the tensor does: told by which of its other operands and result hold the variable."""
     others = [each for each in user.all_input_nodes if each.op != "get_attr"]
     after, before = _holds(propagation, user, variable), any(_holds(propagation, each, variable) for each in others)
     if after and before:
-        return "passes" if len(propagation.tensors[member.name]) == 1 or _alone(propagation, member, variable) else "makes"
+        return "passes" if _alone(propagation, member, variable) else "makes"
     if after or before:
         return "makes" if after else "takes"
     return "makes" if member.dim == 0 else "takes"
@@ -176,14 +175,11 @@ def _type_of(program: Program, name: str) -> str:
     return "parameter" if found is None else found.__name__
 
 
-def _pinned(program: Program, propagation: Propagation, row: str) -> tuple[str, ...]:
-    """What stays in a row, as `1000: model output`; kernels are left out."""
-    pins = {
-        f"{leaf.size}: {leaf.pin.reason}": None
-        for name, axes in propagation.tensors.items()
-        if name not in program.constants and row_of(program, name) == row
-        for axis in axes
-        for leaf in leaves(axis)
-        if leaf.pin is not None and leaf.pin.reason != KERNEL and leaf.size > 1
-    }
-    return tuple(pins)
+def _pinned(propagation: Propagation, row_of: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What stays in each row, as `1000: model output`; kernels are left out."""
+    found: dict[str, dict[str, None]] = {}
+    for name, row in row_of.items():
+        for leaf in (leaf for axis in propagation.tensors[name] for leaf in leaves(axis)):
+            if leaf.pin is not None and leaf.pin.reason != KERNEL and leaf.size > 1:
+                found.setdefault(row, {})[f"{leaf.size}: {leaf.pin.reason}"] = None
+    return {row: tuple(texts) for row, texts in found.items()}

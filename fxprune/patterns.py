@@ -1,8 +1,9 @@
 """Rows of a table that differ in numbers of their names alone, written as one: `encoder.layers.{0..11}.mlp.0`.
 
-A name is split at its numbers. Names with the same text between them are alike; where the numbers that they have are all
-combinations of some sets, one for each place, one pattern says them all: `layer{1..4}.{0,1}.conv1` are eight names. Alike names
-that do not form such a grid are folded along the place that varies most, and so on until every pattern is one.
+A name is split at its numbers. Names with the same text between them are alike; where the numbers that they have are
+all combinations of some sets, one for each place, one pattern says them all: `layer{1..4}.{0,1}.conv1` are eight
+names. Alike names that do not form such a grid are folded along the place that varies most, and so on until every
+pattern is one.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _grids(members: Sequence[int], numbers: Sequence[Numbers]) -> list[list[int]
         runs.setdefault(own[:widest] + own[widest + 1 :], []).append(at)
     if len(runs) == 1:
         return [[member] for member in members]
-    return [list(grid) for run in runs.values() for grid in _grids([members[at] for at in run], [numbers[at] for at in run])]
+    return [grid for run in runs.values() for grid in _grids([members[at] for at in run], [numbers[at] for at in run])]
 
 
 def _pattern(names: Sequence[str]) -> str:

@@ -28,10 +28,11 @@ class Plan:
     """What is kept of a model.
 
     Attributes:
-        kept: group name -> sorted kept indices; for a nested group one list for each index of its outer variable. Only groups
-            that lose something.
-        slices: parameter or buffer name -> {dimension: sorted kept indices}, only dimensions that lose something; a list of
-            lists, one per kept group, where a nested choice makes the indices of one dimension differ along another.
+        kept: group name -> sorted kept indices; for a nested group one list for each index of its outer variable.
+            Only groups that lose something.
+        slices: parameter or buffer name -> {dimension: sorted kept indices}, only dimensions that lose something; a
+            list of lists, one per kept group, where a nested choice makes the indices of one dimension differ along
+            another.
         widths: group name -> (kept, original) number of indices, for all groups.
         dropped: paths of blocks that were dropped whole.
         budget: the budget as the user stated it.
@@ -125,7 +126,10 @@ def slices_of(program: Program, propagation: Propagation, cut: Cut) -> dict[str,
 
 def signature_of(program: Program) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every parameter and buffer."""
-    return {name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in program.tensors.items()}
+    return {
+        name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in program.tensors.items()
+    }
 
 
 def widths_of(groups: tuple[Group, ...], widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:

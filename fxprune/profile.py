@@ -191,9 +191,19 @@ def _table(profile: Profile) -> Table:
         table.add_column(heading, justify="right")
     for row in profile.rows:
         share = f"{row.flops / profile.flops:.1%}" if row.flops else ""
-        table.add_row(Text(row.name), row.type, _shape(row.shape), _count(row.flops), share, _count(row.params), _bytes(row.activation))
+        table.add_row(
+            Text(row.name),
+            row.type,
+            _shape(row.shape),
+            _count(row.flops),
+            share,
+            _count(row.params),
+            _bytes(row.activation),
+        )
     table.add_section()
-    table.add_row("total", "", "", _count(profile.flops), "", _count(profile.params), f"peak {_bytes(profile.activations)}")
+    table.add_row(
+        "total", "", "", _count(profile.flops), "", _count(profile.params), f"peak {_bytes(profile.activations)}"
+    )
     return table
 
 

@@ -16,9 +16,9 @@ class Program:
     """One forward pass of a model as a graph of ATen operations.
 
     Attributes:
-        graph_module: `placeholder` nodes are the user's inputs, `get_attr` nodes parameters, buffers and folded constants by
-            their dotted names, everything else `call_function` of ATen overloads. `node.meta` holds `val` (a fake tensor, or
-            a symbolic size), `nn_module_stack` and `stack_trace`.
+        graph_module: `placeholder` nodes are the user's inputs, `get_attr` nodes parameters, buffers and folded
+            constants by their dotted names, everything else `call_function` of ATen overloads. `node.meta` holds
+            `val` (a fake tensor, or a symbolic size), `nn_module_stack` and `stack_trace`.
         tensors: every parameter and buffer of the model by name; the model's own tensors, not copies.
         buffers: names of those that are buffers.
         transient: names of the buffers that are not part of the state dict.
@@ -29,7 +29,8 @@ class Program:
         momentum: momentum of each BatchNorm by its path (eval mode hides a cumulative one).
         args: positional example inputs, as the user gave them.
         kwargs: keyword example inputs, likewise.
-        traced: the flat inputs that the graph's size hints speak of: the example inputs, repeated if their batch size was 1.
+        traced: the flat inputs that the graph's size hints speak of: the example inputs, repeated if their batch size
+            was 1.
         in_spec: structure of (args, kwargs).
         out_spec: structure of the output.
         dynamic_batch: whether the batch size is free in the graph.

@@ -1,4 +1,4 @@
-"""The analysis proper: run every operation's rule over the captured graph, in order, and settle what the axes became."""
+"""The analysis proper: run every operation's rule over the captured graph in order, and settle what axes became."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class _Walk:
                 self.trace.pin_all(each, reason)
 
 
-def _mark(axes: Any) -> Any:  # noqa: ANN401
+def _mark(axes: Any) -> Any:
     """Tell axes of one tensor from a tuple of results."""
     if isinstance(axes, TensorAxes) or axes is None:
         return axes
@@ -143,7 +143,7 @@ def _mark(axes: Any) -> Any:  # noqa: ANN401
     return TensorAxes(axes)
 
 
-def _settle(value: Any) -> Any:  # noqa: ANN401
+def _settle(value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, TensorAxes):
@@ -164,10 +164,8 @@ def _data_dependent(node: Node) -> bool:
 
 def _complain(walk: _Walk) -> None:
     for node in walk.unknown:
-        msg = f"{node.target} has no rule; add one with `fxprune.rule({node.target})`, or drop strict=True to pin its axes"
+        msg = f"{node.target} has no rule; add one with `@fxprune.rule`, or drop strict=True to pin its axes"
         raise GraphError(msg, node)
     for conflict in walk.trace.solver.conflicts:
         msg = f"{conflict.left} cannot be matched with {conflict.right}"
         raise CouplingConflict(msg, conflict.node)
-
-

@@ -264,7 +264,7 @@ def _closing(report: Report) -> str:
     )
     lines = [
         f"{checked}; {report.seconds:.1f} s",
-        "1 FLOP is one multiply or one add (twice the MACs that some tools report); memory is weights plus peak activations",
+        "1 FLOP is one multiply or one add (twice the MACs that some tools report); memory: weights and peak activations",
         *(f"note: {note}" for note in report.notes),
     ]
     return "\n".join(lines)

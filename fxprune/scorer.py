@@ -1,4 +1,4 @@
-"""The scorer protocol, and how scorers are found: by name, from the entry points of any installed package, or as objects.
+"""The scorer protocol, and how scorers are found: by name, by entry points of installed packages, or as objects.
 
 A scorer says for every dependency group how important each of its indices is. It is any object with
 
@@ -98,7 +98,9 @@ def find_scorer(scorer: str | Scorer) -> Scorer:
     if not isinstance(scorer, str):
         if isinstance(scorer, Scorer):
             return scorer
-        msg = f"{type(scorer).__name__} is no scorer: it needs `name`, `needs` and `score(context)`; see docs/scorers.md"
+        msg = (
+            f"{type(scorer).__name__} is no scorer: it needs `name`, `needs` and `score(context)`; see docs/scorers.md"
+        )
         raise InputError(msg)
     plugins = _plugins()
     if scorer in BUILT_IN:
@@ -114,7 +116,9 @@ def _plugins() -> dict[str, EntryPoint]:
         other = found.get(point.name)
         if point.name in BUILT_IN or (other is not None and other.value != point.value):
             owner = "fxprune itself" if other is None else other.value
-            msg = f"two packages provide a scorer named {point.name!r}: {owner} and {point.value}; uninstall one of them"
+            msg = (
+                f"two packages provide a scorer named {point.name!r}: {owner} and {point.value}; uninstall one of them"
+            )
             raise PluginError(msg)
         found[point.name] = point
     return found
@@ -127,7 +131,7 @@ def _load(point: EntryPoint) -> Scorer:
         msg = f"the scorer {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
         raise PluginError(msg) from error
     if not isinstance(made, Scorer):
-        msg = f"{point.value} is registered as the scorer {point.name!r} but lacks `name`, `needs` or `score(context)`"
+        msg = f"{point.value} is registered as the scorer {point.name!r} but lacks `name`, `needs` or `score`"
         raise PluginError(msg)
     return made
 
@@ -136,10 +140,10 @@ def _unknown(name: str, known: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     return (
-        f"there is no scorer named {name!r}{hint} Known: {', '.join(map(repr, sorted(known)))}. Pass one of these, an object with "
-        "`name`, `needs` and `score(context)`, or install a package that provides it"
+        f"there is no scorer named {name!r}{hint} Known: {', '.join(map(repr, sorted(known)))}. Pass one of these, an "
+        "object with `name`, `needs` and `score(context)`, or install a package that provides it"
     )
 
 
@@ -151,7 +155,8 @@ def check_needs(scorer: Scorer, given: dict[str, object]) -> None:
     """
     missing = sorted(need for need in scorer.needs if given.get(need) is None)
     if missing:
-        msg = f"the scorer {scorer.name!r} needs {' and '.join(f'{each}=' for each in missing)}; pass it to fxprune.compile"
+        wanted = " and ".join(f"{each}=" for each in missing)
+        msg = f"the scorer {scorer.name!r} needs {wanted}; pass it to fxprune.compile"
         raise InputError(msg)
 
 

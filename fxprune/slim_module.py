@@ -65,7 +65,7 @@ class SlimModule(GraphModule):
 
 
 def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | None) -> SlimModule:
-    """A module around a slim graph: leaf modules raised, tensors under their names, training flags as the original's."""
+    """A module around a slim graph: leaf modules raised, tensors under their names, training flags as they were."""
     specs = raise_modules(slim.graph, program, slim.tensors)
     root = _module_tree(program, specs)
     for name, tensor in slim.tensors.items():
@@ -75,7 +75,7 @@ def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | Non
     module = SlimModule(root, slim.graph, class_name=f"Slim{program.root.__name__}")
     _adopt(module, root)
     slim.graph.set_codegen(program.graph_module.graph._codegen)
-    module._in_spec, module._out_spec = program.in_spec, program.out_spec  # type: ignore[assignment]
+    module._in_spec, module._out_spec = program.in_spec, program.out_spec
     module.recompile()
     for path, child in module.named_modules():
         child.training = program.training.get(path, program.training[""])

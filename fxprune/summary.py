@@ -1,8 +1,9 @@
-"""What an analysis found, as figures: groups and what they hold, pinned axes and what they hold back, what was not understood.
+"""What an analysis found, as figures: what groups hold, what pinned axes hold back, what was not understood.
 
-The figures count elements of parameters. A group holds the elements that lie in one of its slices; a pinned axis holds back the
-elements that lie along it; an operation without a rule costs what the axes that it pinned hold back. Of a tensor whose axes are
-a0 x a1 x ..., the elements in no slice of a variable v are the product over the axes of the positions without v, where
+The figures count elements of parameters. A group holds the elements that lie in one of its slices; a pinned axis
+holds back the elements that lie along it; an operation without a rule costs what the axes that it pinned hold back.
+Of a tensor whose axes are a0 x a1 x ..., the elements in no slice of a variable v are the product over the axes of
+the positions without v, where
 
     without(v) = 0,  without(u) = size(u)
     without(a x b) = without(a) * without(b)
@@ -42,7 +43,7 @@ class GroupFacts:
 
 @dataclass(frozen=True, slots=True)
 class PinFacts:
-    """Indices that must stay: why, which operation asks for it, on which axes, and how many parameters lie along them."""
+    """Indices that must stay: why, for which operation, on which axes, and how many parameters lie along them."""
 
     reason: str
     operation: str | None
@@ -229,10 +230,11 @@ def _modules(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def _conflicts(analysis: Analysis) -> tuple[ConflictFacts, ...]:
-    return tuple(
-        ConflictFacts(each.left, each.right, _named(each.node), module_of(each.node) if each.node else "", _source(each.node))
-        for each in analysis.propagation.conflicts
-    )
+    return tuple(_conflict(each.left, each.right, each.node) for each in analysis.propagation.conflicts)
+
+
+def _conflict(left: str, right: str, node: Node | None) -> ConflictFacts:
+    return ConflictFacts(left, right, _named(node), "" if node is None else module_of(node), _source(node))
 
 
 def _named(node: Node | None) -> str | None:

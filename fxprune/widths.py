@@ -39,7 +39,8 @@ def width_ranges(analysis: Analysis, align: int | None, floor: Floor | None) -> 
     Args:
         analysis: the groups and their axes.
         align: the multiple that every axis made of groups is kept to; None for 8, less for groups too narrow for that.
-        floor: smallest number (int) or share (float) of indices to keep, for all groups or by name or pattern; None for 5 %.
+        floor: smallest number (int) or share (float) of indices to keep, for all groups or by name or pattern; None
+            for 5 %.
 
     Raises:
         InputError: `align` or `floor` is out of range, or a pattern matches no group.
@@ -100,7 +101,9 @@ def _floors(groups: tuple[Group, ...], floor: Floor) -> dict[str, int]:
         return {group.name: _floor(group, floor) for group in groups}
     for pattern in floor:
         if not any(fnmatch.fnmatchcase(group.name, pattern) for group in groups):
-            msg = f"floor={{{pattern!r}: ...}} matches no group; groups are, for example, {[g.name for g in groups[:5]]}"
+            msg = (
+                f"floor={{{pattern!r}: ...}} matches no group; groups are, for example, {[g.name for g in groups[:5]]}"
+            )
             raise InputError(msg)
     return {
         group.name: max(

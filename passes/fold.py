@@ -1,7 +1,8 @@
 """Constant folding: what depends on no input, parameter or buffer is computed once.
 
-A folded constant is a tensor with axes like any other, so that it can be sliced with them: ALiBi slopes per head, masks, index
-tables. Random operations, tensors that are written to in place, and sizes that depend on the batch stay in the graph.
+A folded constant is a tensor with axes like any other, so that it can be sliced with them: ALiBi slopes per head,
+masks, index tables. Random operations, tensors that are written to in place, and sizes that depend on the batch stay
+in the graph.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _is_constant(node: Node, values: dict[Node, Any]) -> bool:
     return not _is_written(node) and _is_static(node.meta.get("val"))
 
 
-def _is_static(value: Any) -> bool:  # noqa: ANN401 - meta["val"] is of any kind
+def _is_static(value: Any) -> bool:
     for leaf in tree_leaves(value):
         if isinstance(leaf, torch.SymInt | torch.SymFloat | torch.SymBool):
             return False
@@ -72,7 +73,7 @@ def _is_written(node: Node) -> bool:
     return False
 
 
-def _evaluate(node: Node, values: dict[Node, Any]) -> Any:  # noqa: ANN401
+def _evaluate(node: Node, values: dict[Node, Any]) -> Any:
     args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda each: values[each])
     assert callable(node.target)
     with torch.no_grad():
@@ -88,7 +89,7 @@ def _replace(graph_module: GraphModule, node: Node, value: Tensor) -> None:
     node.replace_all_uses_with(constant)
 
 
-def _attribute(graph_module: GraphModule, name: str) -> Any:  # noqa: ANN401
+def _attribute(graph_module: GraphModule, name: str) -> Any:
     value: Any = graph_module
     for part in name.split("."):
         value = getattr(value, part)

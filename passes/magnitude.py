@@ -2,8 +2,8 @@
 
     importance_g(i) = sum over parameters w coupled in g of ||w[.., i, ..]||^2,   scaled to mean 1 within each group
 
-Group norms over coupled parameters: DepGraph (Fang et al., CVPR 2023), equation 5, with p = 2. The squares are kept, since sums of
-them over cut and kept indices are energies, which the search compares.
+Group norms over coupled parameters: DepGraph (Fang et al., CVPR 2023), equation 5, with p = 2. The squares are kept,
+since sums of them over cut and kept indices are energies, which the search compares.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The original under a cut, without rewriting it: what the slim model has to compute (design: what a cut means).
 
-Cut slices are silenced where they are consumed: in every operand of every contraction. Statistics along an axis (norms, means)
-are taken over what is kept: the operands are packed, the operation runs, its result is spread out again. All other operations
-run as they stand; what they make of cut slices is never looked at.
+Cut slices are silenced where they are consumed: in every operand of every contraction. Statistics along an axis
+(norms, means) are taken over what is kept: the operands are packed, the operation runs, its result is spread out
+again. All other operations run as they stand; what they make of cut slices is never looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fxprune.rules.elementwise import TensorAxes
 
 
 class MaskedOriginal(Interpreter):
-    """Executes the captured graph with a cut silenced; inputs are the flat inputs, at the batch size of the graph's hints."""
+    """Executes the captured graph with a cut silenced, on flat inputs of the batch size that the graph's hints have."""
 
     def __init__(self, program: Program, propagation: Propagation, cut: Cut) -> None:
         """Prepare to run; nothing of the program is changed."""
@@ -33,7 +33,7 @@ class MaskedOriginal(Interpreter):
         self.cut = cut
         self._masks: dict[Axes, Tensor | None] = {}
 
-    def run_node(self, n: Node) -> Any:  # noqa: ANN401
+    def run_node(self, n: Node) -> Any:
         """Run one node, silenced or packed as its role demands."""
         if n.op != "call_function" or not self._reads_cut(n):
             return super().run_node(n)
@@ -56,7 +56,9 @@ class MaskedOriginal(Interpreter):
         if not isinstance(axes, TensorAxes) or not isinstance(value, Tensor):
             return value
         mask = self._mask(axes, value)
-        return value if mask is None else torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+        return (
+            value if mask is None else torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+        )
 
     def _mask(self, axes: TensorAxes, value: Tensor) -> Tensor | None:
         if axes not in self._masks:
@@ -78,14 +80,18 @@ class MaskedOriginal(Interpreter):
 
     def _packed(self, node: Node) -> Any:
         value, axes = self.env[node], self.propagation.values.get(node)
-        packs = isinstance(axes, TensorAxes) and isinstance(value, Tensor)
-        return self.cut.slice(value, axes) if packs else value
+        if isinstance(axes, TensorAxes) and isinstance(value, Tensor):
+            return self.cut.slice(value, axes)
+        return value
 
     def _spread(self, result: Tensor, axes: TensorAxes, node: Node) -> Tensor:
         mask = self._mask(axes, result)
         if mask is None:
             return result
-        shape = [axis.size if self.cut.count(axis) != axis.size else size for axis, size in zip(axes, result.shape, strict=True)]
+        shape = [
+            axis.size if self.cut.count(axis) != axis.size else size
+            for axis, size in zip(axes, result.shape, strict=True)
+        ]
         full = result.new_zeros(shape)
         if int(mask.expand(shape).sum()) != result.numel():
             msg = f"{node.target} returned {tuple(result.shape)} where {mask.expand(shape).sum()} elements are kept"

@@ -88,7 +88,7 @@ _WEIGHT_AND_BIAS = {"weight": "weight", "bias": "bias"}
 
 def _linear(call: Call) -> Settings | None:
     weight = call.tensors["weight"]
-    if weight.dim() != 2:  # noqa: PLR2004
+    if weight.dim() != 2:
         return None
     return {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": "bias" in call.tensors}
 
@@ -122,7 +122,7 @@ def _transposed(call: Call) -> Settings:
     }
 
 
-def _tuple(value: Any, weight: Tensor) -> tuple[int, ...] | str:  # noqa: ANN401 - "same", an int or a list of them
+def _tuple(value: Any, weight: Tensor) -> tuple[int, ...] | str:
     if isinstance(value, str):
         return value
     given = [value] if isinstance(value, int) else list(value)
@@ -132,7 +132,7 @@ def _tuple(value: Any, weight: Tensor) -> tuple[int, ...] | str:  # noqa: ANN401
 def _batch_norm(call: Call) -> Settings | None:
     if call.arguments["training"] or "running_mean" not in call.tensors or "running_var" not in call.tensors:
         return None
-    if not 2 <= call.rank <= 5:  # noqa: PLR2004
+    if not 2 <= call.rank <= 5:
         return None
     return {
         "num_features": call.tensors["running_mean"].shape[0],

@@ -1,10 +1,10 @@
 """Raise: put `torch.nn` modules back where the graph has a leaf module's one operation.
 
-A call such as `conv2d(x, P.weight, P.bias, ...)` becomes a call of an `nn.Conv2d` named P, whatever class P had, when P holds no
-other tensors and is only ever used that way; its settings are read off the call's own arguments, so the module computes what the
-graph says. Activations, pooling and dropout are raised where P is exactly the `torch.nn` class of the operation. Dropout that a
-model calls as a function (`F.dropout(x, p, self.training)`) becomes a module too, since the graph, captured in eval mode,
-would otherwise never drop anything in training.
+A call such as `conv2d(x, P.weight, P.bias, ...)` becomes a call of an `nn.Conv2d` named P, whatever class P had, when
+P holds no other tensors and is only ever used that way; its settings are read off the call's own arguments, so the
+module computes what the graph says. Activations, pooling and dropout are raised where P is exactly the `torch.nn`
+class of the operation. Dropout that a model calls as a function (`F.dropout(x, p, self.training)`) becomes a module
+too, since the graph, captured in eval mode, would otherwise never drop anything in training.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def _raise_layers(graph: Graph, program: Program, tensors: Mapping[str, Tensor])
             calls[call.path].append((node, ModuleSpec(layer.kind(call), settings)))
     specs: dict[str, ModuleSpec] = {}
     for path, found in calls.items():
-        if all(spec == found[0][1] for _, spec in found) and _owns_all(path, [node for node, _ in found], graph, tensors):
+        if all(spec == found[0][1] for _, spec in found) and _owns_all(
+            path, [node for node, _ in found], graph, tensors
+        ):
             specs[path] = found[0][1]
             for node, _ in found:
                 _call_module(graph, node, path)

@@ -1,7 +1,8 @@
 """The rewrite: emit the graph of the slim model and its tensors.
 
-Every parameter, buffer and constant is sliced to the kept positions of its axes; every argument that speaks of a size follows
-its axis (the `resize` of the operation's rule); everything else is copied. The original graph and its tensors are not touched.
+Every parameter, buffer and constant is sliced to the kept positions of its axes; every argument that speaks of a size
+follows its axis (the `resize` of the operation's rule); everything else is copied. The original graph and its tensors
+are not touched.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def slim_tensors(program: Program, propagation: Propagation, cut: Cut) -> dict[s
 
 
 def _slice(tensor: Tensor, axes: Axes | None, cut: Cut) -> Tensor:
-    """A copy of what is kept, in the tensor's own memory format; a tensor that the graph does not read is kept whole."""
+    """A copy of what is kept, in the tensor's own memory format; what the graph does not read is kept whole."""
     source = tensor.detach()
     kept = source if axes is None else cut.slice(source, axes)
     if kept is source:
@@ -80,11 +81,7 @@ def _slice(tensor: Tensor, axes: Axes | None, cut: Cut) -> Tensor:
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    return (
-        tensor.dim() == 4  # noqa: PLR2004
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _emit(program: Program, propagation: Propagation, cut: Cut) -> Graph:

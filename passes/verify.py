@@ -1,6 +1,7 @@
-"""The compiler's check of its own work: the slim model against the masked original, on the example inputs, before it is returned.
+"""The compiler's check of its own work: the slim model against the masked original, before it is handed out.
 
-Both run in eval mode, in the model's own dtype. Every value of the slim model must also have the shape that the analysis says.
+Both run in eval mode, in the model's own dtype. Every value of the slim model must also have the shape that the
+analysis says.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ def compare(expected: Sequence[Any], actual: Sequence[Any]) -> float:
         error = relative_error(a, b)
         if not error <= TOLERANCE.get(a.dtype, 0.0):
             msg = (
-                f"output {index} of the slim model differs from the original with the cut parts silenced: relative error "
-                f"{error:.2e}. The slim model is not handed out. This is a bug in fxprune or in a rule; please report it, and "
-                "use `ignore` for the part of the model that it comes from"
+                f"output {index} of the slim model differs from the original with the cut parts silenced: relative "
+                f"error {error:.2e}. The slim model is not handed out. This is a bug in fxprune or in a rule; please "
+                "report it, and use `ignore` for the part of the model that it comes from"
             )
             raise VerificationError(msg)
         worst = max(worst, error)
@@ -74,15 +75,17 @@ def compare(expected: Sequence[Any], actual: Sequence[Any]) -> float:
 
 
 def relative_error(expected: Tensor, actual: Tensor) -> float:
-    """max |a - b| / max |a|; elements that are not finite must agree exactly."""
+    """Max |a - b| / max |a|; elements that are not finite must agree exactly."""
     if expected.numel() == 0:
         return 0.0
-    a, b = (each.double() if not each.is_complex() else torch.view_as_real(each).double() for each in (expected, actual))
+    a, b = (
+        each.double() if not each.is_complex() else torch.view_as_real(each).double() for each in (expected, actual)
+    )
     same = (a == b) | (a.isnan() & b.isnan())
     difference = torch.where(same, 0.0, (a - b).abs())
     scale = torch.where(a.isfinite(), a.abs(), 0.0).max().clamp_min(torch.finfo(torch.float32).tiny)
     error = float((difference / scale).max())
-    return float("inf") if error != error else error  # noqa: PLR0124 - NaN
+    return float("inf") if error != error else error
 
 
 class _Checked(Interpreter):
@@ -93,7 +96,7 @@ class _Checked(Interpreter):
         self.propagation = propagation
         self.cut = cut
 
-    def run_node(self, n: Node) -> Any:  # noqa: ANN401
+    def run_node(self, n: Node) -> Any:
         origin = n.meta.get("origin")
         try:
             value = super().run_node(n)

@@ -6,8 +6,9 @@ An axis is
            | Product(axis, axis, ...)      row-major: what `view(B, N, 12, 64)` makes of 768 is 12 x 64
            | Concat(axis, axis, ...)       what `cat([a, b], dim=1)` makes, what `chunk` and `slice` ask for
 
-A Variable stands for "these indices go together": wherever the same variable occurs, the same indices are kept. The solver
-(`fxprune.axes.solver`) binds variables while it unifies; after `settle` an expression holds unbound variables only.
+A Variable stands for "these indices go together": wherever the same variable occurs, the same indices are kept. The
+solver (`fxprune.axes.solver`) binds variables while it unifies; after `settle` an expression holds unbound variables
+only.
 
 Axes of size 1 take no part: there is nothing to cut in them, and broadcasting lets them meet any other axis.
 """
@@ -65,7 +66,7 @@ class Product:
     def __init__(self, factors: tuple[Axis, ...]) -> None:
         """Make the product of `factors`, outermost first."""
         self.factors = factors
-        self.size = prod(factor.size for factor in factors)
+        self.size: int = prod(factor.size for factor in factors)
 
     def __repr__(self) -> str:
         """Factors joined by x."""
@@ -80,7 +81,7 @@ class Concat:
     def __init__(self, parts: tuple[Axis, ...]) -> None:
         """Make the concatenation of `parts`."""
         self.parts = parts
-        self.size = sum(part.size for part in parts)
+        self.size: int = sum(part.size for part in parts)
 
     def __repr__(self) -> str:
         """Parts joined by +."""

@@ -66,9 +66,9 @@ class Solver:
             self._unify_products(left, right)
         elif isinstance(left, Concat) and isinstance(right, Concat):
             self._unify_concats(left, right)
-        elif isinstance(left, Concat):
+        elif isinstance(left, Concat) and isinstance(right, Product):
             self._distribute(left, right)
-        else:
+        elif isinstance(left, Product) and isinstance(right, Concat):
             self._distribute(right, left)
 
     def pin(self, axis: Axis, reason: str) -> None:
@@ -87,7 +87,7 @@ class Solver:
         return self._factor_product(axis, inner)
 
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis] | None:
-        """Write `axis` as [first + second] with a first part of size `at`, or None where its structure does not allow it."""
+        """Write `axis` as [first + second] with a first part of size `at`, or None where its structure forbids it."""
         axis = head(axis)
         if isinstance(axis, Variable):
             return _split_variable(axis, at)

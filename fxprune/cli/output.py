@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,8 @@ def write_slim(slim: SlimModule, folder: Path, *, onnx: bool) -> list[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
     save_model(slim, str(folder / "weights.safetensors"))
+    # safetensors writes files that only their owner can read.
+    shutil.copymode(folder / "plan.json", folder / "weights.safetensors")
     written = [folder / name for name in (*texts, "weights.safetensors")]
     if onnx:
         written.append(fxprune.lower(slim, "onnx", folder / "model.onnx").path)

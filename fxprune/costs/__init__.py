@@ -1,5 +1,6 @@
 """FLOPs, parameters and memory of a model as functions of the sizes of its dependency groups."""
 
+from fxprune.costs import einsum as einsum  # registers its formula
 from fxprune.costs import products as products  # registers its formulas
 from fxprune.costs.costs import Costs, build_costs
 from fxprune.costs.formulas import flops, unregister_flops

@@ -2,8 +2,9 @@
 
     y[b, h, s, v] = sum_t softmax_t(scale * sum_d q[b, h, s, d] k[b, h, t, d]) x[b, h, t, v]
 
-Heads go together in q, k, x and y; d in q and k; v in x and y; t is pinned by the softmax. With grouped queries the query heads
-are a product (key/value group) x (queries of the group). A scale that was not given is 1 / sqrt(d) of the original d, and stays that.
+Heads go together in q, k, x and y; d in q and k; v in x and y; t is pinned by the softmax. With grouped queries the
+query heads are a product (key/value group) x (queries of the group). A scale that was not given is 1 / sqrt(d) of the
+original d, and stays that.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def scaled_dot_product_attention(
     key: Axes,
     value: Axes,
     attn_mask: Axes | None = None,
-    *_: Any,  # noqa: ANN401
+    *_: Any,
     enable_gqa: bool = False,
-    **__: Any,  # noqa: ANN401
+    **__: Any,
 ) -> Axes:
-    """y = softmax(scale * q k^T + mask) x, per head."""
+    """Y = softmax(scale * q k^T + mask) x, per head."""
     trace.unify(query[-1], key[-1])
     trace.unify(key[-2], value[-2])
     trace.pin(key[-2], "softmax over it")

@@ -2,9 +2,9 @@
 
     y[n, (g, o), p] = sum_{c, k} x[n, (g, c), p + k] w[(g, o), c, k]
 
-With G groups the input channels are g x c and the output channels g x o, with one group variable g for both. The weight holds
-c on a dimension of its own, so that c may keep other indices in each group (nested choice). The axes that the kernel slides
-over are pinned: also where one of them holds channels.
+With G groups the input channels are g x c and the output channels g x o, with one group variable g for both. The
+weight holds c on a dimension of its own, so that c may keep other indices in each group (nested choice). The axes
+that the kernel slides over are pinned: also where one of them holds channels.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def _with_groups(resizing: Resizing, channels: Axis, per_group: Axis, position: 
 )
 def convolution(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     weight: Axes,
     bias: Axes | None = None,
-    stride: Any = 1,  # noqa: ANN401, ARG001
-    padding: Any = 0,  # noqa: ANN401, ARG001
-    dilation: Any = 1,  # noqa: ANN401, ARG001
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
     groups: int = 1,
 ) -> Axes:
     """y[n, (g, o), p] = sum_{c, k} x[n, (g, c), p + k] w[(g, o), c, k] + b[(g, o)]."""
@@ -87,14 +87,14 @@ def convolution(
 )
 def transposed_convolution(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     weight: Axes,
     bias: Axes | None = None,
-    stride: Any = 1,  # noqa: ANN401, ARG001
-    padding: Any = 0,  # noqa: ANN401, ARG001
-    output_padding: Any = 0,  # noqa: ANN401, ARG001
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
     groups: int = 1,
-    dilation: Any = 1,  # noqa: ANN401, ARG001
+    dilation: Any = 1,
 ) -> Axes:
     """y[n, (g, o), p] = sum_{c, k} x[n, (g, c), p - k] w[(g, c), o, k] + b[(g, o)]."""
     spatial = len(weight) - 2
@@ -125,12 +125,11 @@ def _unify_groups(trace: Trace, channels: Axis, outputs: Axis, groups: int, inne
     trace.unify(outputs, Product((group, trace.fresh(per_group))) if per_group > 1 else group)
 
 
-def _pin_window(trace: Trace, input: Axes, weight: Axes, spatial: int) -> None:  # noqa: A002
+def _pin_window(trace: Trace, input: Axes, weight: Axes, spatial: int) -> None:
     trace.pin_all(input[len(input) - spatial :], "slid over by a convolution")
     trace.pin_all(weight[2:], "kernel")
 
 
-def _result(trace: Trace, input: Axes, spatial: int, channels: Axis) -> Axes:  # noqa: A002
+def _result(trace: Trace, input: Axes, spatial: int, channels: Axis) -> Axes:
     sizes: Sequence[int] = trace.shape[len(trace.shape) - spatial :]
     return (*input[: -spatial - 1], channels, *trace.fixed_axes(sizes, "position"))
-

@@ -17,7 +17,7 @@ from fxprune.rules.trace import Trace
 aten = torch.ops.aten
 
 
-def _resize_by(position: int) -> Any:  # noqa: ANN401 - a resize function
+def _resize_by(position: int) -> Any:
     def resize(resizing: Resizing) -> Arguments:
         given = resizing.args[position]
         sizes = [resizing.size(size, axis) for size, axis in zip(given, resizing.result, strict=True)]
@@ -40,7 +40,7 @@ def _filled(trace: Trace) -> Axes:
     aten.randn.default,
     resize=_resize_by(0),
 )
-def filled(trace: Trace, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
+def filled(trace: Trace, *_: Any, **__: Any) -> Axes:
     """A tensor of given sizes whose indices are all alike."""
     return _filled(trace)
 
@@ -52,7 +52,7 @@ def filled(trace: Trace, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
     aten.new_empty.default,
     resize=_resize_by(1),
 )
-def filled_like(trace: Trace, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
+def filled_like(trace: Trace, *_: Any, **__: Any) -> Axes:
     """A tensor of given sizes, of another's type, whose indices are all alike."""
     return _filled(trace)
 
@@ -68,13 +68,13 @@ def filled_like(trace: Trace, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
     aten.tril_indices.default,
     aten.triu_indices.default,
 )
-def counted(trace: Trace, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
+def counted(trace: Trace, *_: Any, **__: Any) -> Axes:
     """A tensor whose values name its indices: pinned."""
     return trace.fixed_axes(trace.shape, "counted positions")
 
 
 @rule(aten.tril.default, aten.triu.default, aten.tril_.default, aten.triu_.default)
-def triangle(trace: Trace, input: Axes, *_: Any) -> Axes:  # noqa: A002, ANN401
+def triangle(trace: Trace, input: Axes, *_: Any) -> Axes:
     """A triangle of a matrix: which elements it holds depends on both indices, so both are pinned."""
     trace.pin_all(input[-2:], "triangle of it")
     return input

@@ -1,8 +1,8 @@
 """Element-wise operations: y[i, j] = f(a[i, j], b[i, j], ...).
 
-Operands are broadcast against each other; dimensions that are not of size 1 hold the same indices. Every operation whose ATen
-schema carries the `pointwise` tag falls under the rule registered here, in-place and scalar overloads included; the table adds
-those that act element by element without carrying the tag.
+Operands are broadcast against each other; dimensions that are not of size 1 hold the same indices. Every operation
+whose ATen schema carries the `pointwise` tag falls under the rule registered here, in-place and scalar overloads
+included; the table adds those that act element by element without carrying the tag.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TensorAxes(tuple):  # type: ignore[type-arg]
     aten.relu6_.default,
     aten.fake_quantize_per_tensor_affine.default,
 )
-def elementwise(trace: Trace, *operands: Any, **named: Any) -> Axes:  # noqa: ANN401
-    """y = f(a, b, ...), element by element over the broadcast operands."""
+def elementwise(trace: Trace, *operands: Any, **named: Any) -> Axes:
+    """Y = f(a, b, ...), element by element over the broadcast operands."""
     return trace.broadcast([each for each in (*operands, *named.values()) if is_axes(each)])
 
 
@@ -89,13 +89,13 @@ def elementwise(trace: Trace, *operands: Any, **named: Any) -> Axes:  # noqa: AN
     aten.resolve_neg.default,
     aten.positive.default,
 )
-def same_axes(_: Trace, input: Axes, *__: Any, **___: Any) -> Axes:  # noqa: A002, ANN401
-    """y has the shape and the indices of x, whatever its values are."""
+def same_axes(_: Trace, input: Axes, *__: Any, **___: Any) -> Axes:
+    """Y has the shape and the indices of x, whatever its values are."""
     return input
 
 
 @rule(aten.prelu.default)
-def prelu(trace: Trace, input: Axes, weight: Axes) -> Axes:  # noqa: A002
+def prelu(trace: Trace, input: Axes, weight: Axes) -> Axes:
     """y[n, c, ...] = max(x, 0) + w[c] min(x, 0); one weight for all channels meets anything."""
     channel = input[1] if len(input) > 1 else input[0]
     if weight[0].size != 1:
@@ -104,8 +104,8 @@ def prelu(trace: Trace, input: Axes, weight: Axes) -> Axes:  # noqa: A002
 
 
 @rule(aten.glu.default)
-def glu(trace: Trace, input: Axes, dim: int = -1) -> Axes:  # noqa: A002
-    """y = a * sigmoid(b) with x = [a + b] along `dim`."""
+def glu(trace: Trace, input: Axes, dim: int = -1) -> Axes:
+    """Y = a * sigmoid(b) with x = [a + b] along `dim`."""
     half = input[dim].size // 2
     first, second = trace.parts(input[dim], [half, half], "halves of a gated linear unit")
     trace.unify(first, second)

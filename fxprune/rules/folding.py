@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.im2col.default)
-def im2col(trace: Trace, input: Axes, kernel_size: Any, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def im2col(trace: Trace, input: Axes, kernel_size: Any, *_: Any, **__: Any) -> Axes:
     """y[n, (c, k), l] = x[n, c, position l + k]."""
     trace.pin_all(input[-2:], "slid over by im2col")
     rows, columns = kernel_size
@@ -23,7 +23,7 @@ def im2col(trace: Trace, input: Axes, kernel_size: Any, *_: Any, **__: Any) -> A
 
 
 @rule(aten.col2im.default)
-def col2im(trace: Trace, input: Axes, output_size: Any, kernel_size: Any, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401, ARG001
+def col2im(trace: Trace, input: Axes, output_size: Any, kernel_size: Any, *_: Any, **__: Any) -> Axes:
     """x[n, c, p] = sum of y[n, (c, k), l] over the windows l that cover p."""
     rows, columns = kernel_size
     window = trace.fixed(rows * columns, "kernel")
@@ -34,7 +34,7 @@ def col2im(trace: Trace, input: Axes, output_size: Any, kernel_size: Any, *_: An
 
 
 @rule(aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
-def grid_sampler(trace: Trace, input: Axes, grid: Axes, *_: Any) -> Axes:  # noqa: A002, ANN401
+def grid_sampler(trace: Trace, input: Axes, grid: Axes, *_: Any) -> Axes:
     """y[n, c, p] = x[n, c, grid[n, p]]."""
     trace.pin_all((*input[2:], *grid[1:]), "sampled along a grid")
     trace.unify(input[0], grid[0])

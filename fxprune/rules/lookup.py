@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.embedding.default)
-def embedding(trace: Trace, weight: Axes, indices: Axes, *_: Any, **__: Any) -> Axes:  # noqa: ANN401
+def embedding(trace: Trace, weight: Axes, indices: Axes, *_: Any, **__: Any) -> Axes:
     """y[..., d] = w[indices[...], d]."""
     trace.pin(weight[0], "vocabulary")
     trace.label(weight[1], "features")
@@ -26,8 +26,8 @@ def embedding(trace: Trace, weight: Axes, indices: Axes, *_: Any, **__: Any) -> 
 
 
 @rule(aten.index.Tensor)
-def index(trace: Trace, input: Axes, indices: Sequence[Axes | None]) -> Axes:  # noqa: A002
-    """y = x[i, j, :, ...]: indexed axes are pinned and replaced by the positions' own, the others pass."""
+def index(trace: Trace, input: Axes, indices: Sequence[Axes | None]) -> Axes:
+    """Y = x[i, j, :, ...]: indexed axes are pinned and replaced by the positions' own, the others pass."""
     places = [at for at, positions in enumerate(indices) if positions is not None]
     for at in places:
         trace.pin(input[at], "indexed")
@@ -42,7 +42,7 @@ def index(trace: Trace, input: Axes, indices: Sequence[Axes | None]) -> Axes:  #
 
 
 @rule(aten.index_select.default)
-def index_select(trace: Trace, input: Axes, dim: int, index: Axes) -> Axes:  # noqa: A002, ARG001
+def index_select(trace: Trace, input: Axes, dim: int, index: Axes) -> Axes:
     """y[..., p, ...] = x[..., index[p], ...]."""
     trace.pin(input[dim], "indexed")
     axes = list(input)
@@ -51,7 +51,7 @@ def index_select(trace: Trace, input: Axes, dim: int, index: Axes) -> Axes:  # n
 
 
 @rule(aten.gather.default)
-def gather(trace: Trace, input: Axes, dim: int, index: Axes, **_: Any) -> Axes:  # noqa: A002, ANN401
+def gather(trace: Trace, input: Axes, dim: int, index: Axes, **_: Any) -> Axes:
     """y[i, j] = x[index[i, j], j]: `dim` is pinned, the others hold the same indices where their sizes agree."""
     trace.pin(input[dim], "indexed")
     for at, (own, other) in enumerate(zip(input, index, strict=True)):
@@ -65,8 +65,8 @@ def gather(trace: Trace, input: Axes, dim: int, index: Axes, **_: Any) -> Axes: 
 
 
 @rule(aten.index_put.default, aten.index_put_.default)
-def index_put(trace: Trace, input: Axes, indices: Sequence[Axes | None], values: Axes, *_: Any) -> Axes:  # noqa: A002, ANN401
-    """y = x with y[i, j, :] = values: indexed axes are pinned, the others meet the trailing axes of the values."""
+def index_put(trace: Trace, input: Axes, indices: Sequence[Axes | None], values: Axes, *_: Any) -> Axes:
+    """Y = x with y[i, j, :] = values: indexed axes are pinned, the others meet the trailing axes of the values."""
     places = [at for at, positions in enumerate(indices) if positions is not None]
     for at in places:
         trace.pin(input[at], "indexed")
@@ -81,6 +81,6 @@ def index_put(trace: Trace, input: Axes, indices: Sequence[Axes | None], values:
 
 
 @rule(aten.one_hot.default)
-def one_hot(trace: Trace, input: Axes, *_: Any) -> Axes:  # noqa: A002, ANN401
+def one_hot(trace: Trace, input: Axes, *_: Any) -> Axes:
     """y[..., c] = (x[...] == c)."""
     return (*input, trace.fixed(trace.shape[-1], "one-hot"))

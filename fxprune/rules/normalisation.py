@@ -1,7 +1,8 @@
 """Normalisations. Statistics that run along a cut axis are taken over what is kept ("renormalised").
 
-BatchNorm keeps a statistic per channel: element-wise here. LayerNorm and RMSNorm take theirs over the trailing axes, GroupNorm over
-the channels within a group and all positions: with C = g x c, groups can go whole and c can shrink, each keeping a multiple.
+BatchNorm keeps a statistic per channel: element-wise here. LayerNorm and RMSNorm take theirs over the trailing axes,
+GroupNorm over the channels within a group and all positions: with C = g x c, groups can go whole and c can shrink,
+each keeping a multiple.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fxprune.axes import Axes, Axis, Concat, Product
+from fxprune.axes import Axes, Axis, Concat, Product, Variable
 from fxprune.axes.expression import product
 from fxprune.rules.registry import Role, rule
 from fxprune.rules.resizing import Arguments, Resizing
@@ -22,7 +23,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.batch_norm.default, aten.instance_norm.default)
-def batch_norm(trace: Trace, input: Axes, *statistics: Any, **_: Any) -> Axes:  # noqa: A002, ANN401
+def batch_norm(trace: Trace, input: Axes, *statistics: Any, **_: Any) -> Axes:
     """y[n, c, p] = (x[n, c, p] - mean[c]) / std[c] * w[c] + b[c]; for InstanceNorm the mean runs over p alone."""
     for axes in statistics[:4]:
         if axes is not None:
@@ -47,12 +48,12 @@ def _resize_normalized_shape(resizing: Resizing) -> Arguments:
 )
 def layer_norm(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     normalized_shape: Sequence[int],
     weight: Axes | None = None,
-    bias: Any = None,  # noqa: ANN401 - for RMSNorm this place holds epsilon
-    *_: Any,  # noqa: ANN401
-    **__: Any,  # noqa: ANN401
+    bias: Any = None,
+    *_: Any,
+    **__: Any,
 ) -> Axes:
     """y[..., c] = (x[..., c] - mean_c x) / std_c x * w[c] + b[c], statistics over the kept c."""
     trailing = input[len(input) - len(normalized_shape) :]
@@ -77,6 +78,8 @@ def inner_part(axis: Axis, size: int) -> Axis:
     """The innermost factors of a settled axis that make up `size` together."""
     if axis.size == size:
         return axis
+    if size == 1:
+        return Variable(1)
     if isinstance(axis, Concat):
         return inner_part(axis.parts[0], size)
     assert isinstance(axis, Product), (axis, size)
@@ -91,12 +94,12 @@ def inner_part(axis: Axis, size: int) -> Axis:
 @rule(aten.group_norm.default, role=Role.REDUCTION, resize=_resize_group_norm)
 def group_norm(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     num_groups: int,
     weight: Axes | None = None,
     bias: Axes | None = None,
-    *_: Any,  # noqa: ANN401
-    **__: Any,  # noqa: ANN401
+    *_: Any,
+    **__: Any,
 ) -> Axes:
     """y[n, (g, c), p] = (x - mean_{c,p} x) / std_{c,p} x * w[(g, c)] + b[(g, c)], statistics over the kept c."""
     for axes in (weight, bias):
@@ -117,7 +120,7 @@ def group_norm(
 
 @rule(aten._weight_norm.default, role=Role.REDUCTION)
 def weight_norm(trace: Trace, direction: Axes, magnitude: Axes, dim: int = 0) -> Axes:
-    """w = v * g / ||v||, the norm over all axes but `dim`, taken over what is kept of them."""
+    """W = v * g / ||v||, the norm over all axes but `dim`, taken over what is kept of them."""
     if direction[dim].size == magnitude[dim].size:
         trace.unify(direction[dim], magnitude[dim])
     trace.mix(*(axis for at, axis in enumerate(direction) if at != dim % len(direction)))

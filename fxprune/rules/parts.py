@@ -1,7 +1,7 @@
 """Operations that put axes one behind the other or take parts of them: cat, split, chunk, slice, select, pad.
 
-Kept indices of a concatenation are the parts' own, offset; so sizes and positions in the arguments become sizes and positions
-among what is kept.
+Kept indices of a concatenation are the parts' own, offset; so sizes and positions in the arguments become sizes and
+positions among what is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def stack(trace: Trace, tensors: Sequence[Axes], dim: int = 0) -> Axes:
 def _resize_split(resizing: Resizing) -> Arguments:
     """Any split becomes one with sizes: those that the parts keep."""
     args, kwargs = resizing.node.args, resizing.node.kwargs
-    dim: Any = args[2] if len(args) > 2 else kwargs.get("dim", 0)  # noqa: PLR2004
+    dim: Any = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     sizes = [resizing.kept(axes[dim]) for axes in resizing.result]
     return (resizing.args[0], sizes, dim), {}
 
@@ -59,8 +59,8 @@ def _resize_split(resizing: Resizing) -> Arguments:
     resize=_resize_split,
     resized=aten.split_with_sizes.default,
 )
-def split(trace: Trace, input: Axes, _: Any, dim: int = 0) -> tuple[Axes, ...]:  # noqa: A002, ANN401
-    """x = [y0 + y1 + ...] along `dim`."""
+def split(trace: Trace, input: Axes, _: Any, dim: int = 0) -> tuple[Axes, ...]:
+    """X = [y0 + y1 + ...] along `dim`."""
     assert trace.node is not None
     sizes = [shape[dim] for shape in result_shapes(trace.node) if shape is not None]
     parts = trace.parts(input[dim], sizes, "split where its structure has no boundary")
@@ -68,7 +68,7 @@ def split(trace: Trace, input: Axes, _: Any, dim: int = 0) -> tuple[Axes, ...]: 
 
 
 @rule(aten.unbind.int)
-def unbind(trace: Trace, input: Axes, dim: int = 0) -> tuple[Axes, ...]:  # noqa: A002
+def unbind(trace: Trace, input: Axes, dim: int = 0) -> tuple[Axes, ...]:
     """One result for every index of `dim`, which is pinned."""
     trace.pin(input[dim], "taken apart index by index")
     at = dim % len(input)
@@ -94,7 +94,7 @@ def _slice_bounds(args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes) -> 
     return dim, _clamp(0 if start is None else start, size), _clamp(size if end is None else end, size)
 
 
-def _clamp(position: Any, size: int) -> Any:  # noqa: ANN401 - int or Node
+def _clamp(position: Any, size: int) -> Any:
     if not isinstance(position, int):
         return position
     return min(max(position + size if position < 0 else position, 0), size)
@@ -123,13 +123,13 @@ def kept_before(axis: Axis, position: int, resizing: Resizing) -> int:
 @rule(aten.slice.Tensor, resize=_resize_slice)
 def slice_axis(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     dim: int = 0,
-    start: Any = None,  # noqa: ANN401
-    end: Any = None,  # noqa: ANN401
+    start: Any = None,
+    end: Any = None,
     step: int = 1,
 ) -> Axes:
-    """x = [before + y + after] along `dim`; a strided slice takes one index of an inner factor."""
+    """X = [before + y + after] along `dim`; a strided slice takes one index of an inner factor."""
     size = input[dim].size
     if trace.shape[dim] == size:
         return input
@@ -149,7 +149,7 @@ def _computed(trace: Trace, axes: Axes, dim: int) -> Axes:
 
 
 def _strided(trace: Trace, axis: Axis, start: int, step: int, count: int) -> Axis:
-    """x[start::step] is the outer factor of x = outer x step, when that factors; then every `step` indices go together."""
+    """x[start::step] is the outer factor of x = outer x step, when that factors; `step` indices then go together."""
     pair = trace.solver.factor(axis, step) if start < step and count * step == axis.size else None
     if pair is None:
         trace.pin(axis, "sliced with a stride")
@@ -168,7 +168,7 @@ def _resize_select(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.select.int, resize=_resize_select)
-def select(trace: Trace, input: Axes, dim: int, index: Any) -> Axes:  # noqa: A002, ANN401
+def select(trace: Trace, input: Axes, dim: int, index: Any) -> Axes:
     """One index of `dim` is taken and stays; the rest of the axis is free to go."""
     at = dim % len(input)
     if isinstance(index, int) and input[at].size > 1:
@@ -189,7 +189,7 @@ def _resize_narrow(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.narrow.default, resize=_resize_narrow)
-def narrow(trace: Trace, input: Axes, dim: int, start: Any, length: Any) -> Axes:  # noqa: A002, ANN401
+def narrow(trace: Trace, input: Axes, dim: int, start: Any, length: Any) -> Axes:
     """`length` indices from `start` on."""
     if not isinstance(start, int) or not isinstance(length, int):
         return _computed(trace, input, dim)
@@ -213,8 +213,8 @@ def _resize_pad(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.pad.default, aten.constant_pad_nd.default, resize=_resize_pad)
-def pad(trace: Trace, input: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
-    """y = [new + x + new] on each padded axis, for constants; other modes copy along the axis, which is pinned."""
+def pad(trace: Trace, input: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any, **__: Any) -> Axes:
+    """Y = [new + x + new] on each padded axis, for constants; other modes copy along the axis, which is pinned."""
     axes = list(input)
     for position in range(1, len(pads) // 2 + 1):
         before, after = pads[2 * position - 2], pads[2 * position - 1]
@@ -238,13 +238,13 @@ def pad(trace: Trace, input: Axes, pads: Sequence[Any], mode: Any = "constant", 
     aten.replication_pad2d.default,
     aten.replication_pad3d.default,
 )
-def pad_by_copying(trace: Trace, input: Axes, padding: Sequence[Any]) -> Axes:  # noqa: A002
+def pad_by_copying(trace: Trace, input: Axes, padding: Sequence[Any]) -> Axes:
     """Padding that copies along the axis, which is pinned."""
     return pad(trace, input, padding, "reflect")
 
 
 @rule(aten.roll.default, aten.flip.default, aten.fft_fftshift.default)
-def reorder(trace: Trace, input: Axes, *arguments: Any, **_: Any) -> Axes:  # noqa: A002, ANN401
+def reorder(trace: Trace, input: Axes, *arguments: Any, **_: Any) -> Axes:
     """Indices change places along some axes, which are pinned."""
     dims = arguments[-1] if arguments and isinstance(arguments[-1], list | tuple) else range(len(input))
     for dim in dims or range(len(input)):
@@ -256,4 +256,3 @@ def _replace(axes: Axes, dim: int, axis: Axis) -> Axes:
     result = list(axes)
     result[dim] = axis
     return tuple(result)
-

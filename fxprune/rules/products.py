@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 @rule(aten.linear.default, role=Role.CONTRACTION)
-def linear(trace: Trace, input: Axes, weight: Axes, bias: Axes | None = None) -> Axes:  # noqa: A002
+def linear(trace: Trace, input: Axes, weight: Axes, bias: Axes | None = None) -> Axes:
     """y[..., o] = sum_i x[..., i] w[o, i] + b[o]."""
     trace.unify(input[-1], weight[-1])
     trace.mix(input[-1])
@@ -63,13 +63,13 @@ def matmul(trace: Trace, left: Axes, right: Axes) -> Axes:
 
 
 @rule(aten.addmm.default, aten.addmv.default, aten.baddbmm.default, role=Role.CONTRACTION)
-def add_product(trace: Trace, bias: Axes, left: Axes, right: Axes, **_: Any) -> Axes:  # noqa: ANN401
-    """y = bias + a @ b."""
+def add_product(trace: Trace, bias: Axes, left: Axes, right: Axes, **_: Any) -> Axes:
+    """Y = bias + a @ b."""
     return trace.broadcast([matmul(trace, left, right), bias])
 
 
 @rule(aten.einsum.default, role=Role.CONTRACTION)
-def einsum(trace: Trace, equation: str, operands: Sequence[Axes], **_: Any) -> Axes:  # noqa: ANN401
+def einsum(trace: Trace, equation: str, operands: Sequence[Axes], **_: Any) -> Axes:
     """y[out] = sum over the letters that the result lacks; a letter is one axis wherever it stands."""
     sources, target = _parse(equation.replace(" ", ""), [len(axes) for axes in operands])
     known: dict[str, Axis] = {}

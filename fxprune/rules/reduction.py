@@ -1,7 +1,8 @@
 """Statistics along axes: mean, sum, variance, extrema, norms, softmax.
 
 A mean, a variance or a norm along a cut axis is taken over what is kept. Softmax is not: its result along the axis is a
-distribution over given things, so the axis is pinned. So are axes along which positions are computed (argmax, cumsum, sort).
+distribution over given things, so the axis is pinned. So are axes along which positions are computed (argmax, cumsum,
+sort).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def drop_dims(trace: Trace, axes: Axes, dims: int | Sequence[int] | None) -> Axe
     aten.min.default,
     role=Role.REDUCTION,
 )
-def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
-    """y = statistic of all kept elements."""
+def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
+    """Y = statistic of all kept elements."""
     trace.mix(*input)
     return ()
 
@@ -57,7 +58,7 @@ def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: 
     aten.std.correction,
     role=Role.REDUCTION,
 )
-def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = None, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = None, *_: Any, **__: Any) -> Axes:
     """y[...] = statistic of x along `dim`, over what is kept of it."""
     return drop_dims(trace, input, dim)
 
@@ -65,9 +66,9 @@ def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = Non
 @rule(aten.var_mean.correction, aten.std_mean.correction, role=Role.REDUCTION)
 def reduce_with_mean(
     trace: Trace,
-    input: Axes,  # noqa: A002
+    input: Axes,
     dim: int | Sequence[int] | None = None,
-    **_: Any,  # noqa: ANN401
+    **_: Any,
 ) -> tuple[Axes, Axes]:
     """Variance and mean along `dim`, over what is kept."""
     return drop_dims(trace, input, dim), drop_dims(trace, input, dim)
@@ -76,19 +77,19 @@ def reduce_with_mean(
 @rule(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, role=Role.REDUCTION)
 def vector_norm(
     trace: Trace,
-    input: Axes,  # noqa: A002
-    ord: Any = 2,  # noqa: A002, ANN401, ARG001
+    input: Axes,
+    ord: Any = 2,
     dim: int | Sequence[int] | None = None,
-    *_: Any,  # noqa: ANN401
-    **__: Any,  # noqa: ANN401
+    *_: Any,
+    **__: Any,
 ) -> Axes:
     """y[...] = ||x|| along `dim`, over what is kept."""
     return drop_dims(trace, input, dim)
 
 
 @rule(aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default)
-def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
-    """y = exp(x) / sum exp(x) along `dim`, which is pinned."""
+def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
+    """Y = exp(x) / sum exp(x) along `dim`, which is pinned."""
     if input:
         trace.pin(input[dim], "softmax over it")
     return input
@@ -100,7 +101,7 @@ def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:  #
     aten.logcumsumexp.default,
     aten.cumsum_.default,
 )
-def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
     """y[i] = f(x[0], ..., x[i]): the order along `dim` matters, so it is pinned."""
     if input:
         trace.pin(input[dim], "accumulated along it")
@@ -108,18 +109,18 @@ def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
 
 
 @rule(aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default, aten.mode.default, aten.kthvalue.default)
-def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:  # noqa: A002, ANN401
+def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:
     """Values and their positions along a dimension: positions name indices, so the dimension is pinned."""
     return _positions(trace, input), _positions(trace, input)
 
 
 @rule(aten.argmax.default, aten.argmin.default, aten.argsort.default)
-def positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Positions along a dimension, which is pinned."""
     return _positions(trace, input)
 
 
-def _positions(trace: Trace, input: Axes) -> Axes:  # noqa: A002
+def _positions(trace: Trace, input: Axes) -> Axes:
     """All axes are pinned: which dimension is searched differs between overloads, and positions are rare."""
     trace.pin_all(input, "positions along it are computed")
     return trace.fixed_axes(trace.shape, "positions along it are computed")

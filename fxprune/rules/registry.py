@@ -9,9 +9,9 @@ A rule says what an operation demands of the axes of its arguments and what the 
         ...
         return (*input[:-1], weight[0])
 
-It is called with the operation's own arguments, tensors replaced by their axes (a tuple, one axis per dimension), everything
-else as it stands in the graph. `resize` rewrites the arguments that speak of sizes (`view`, `expand`, `split`, ...) when the
-slim model is emitted; most operations need none.
+It is called with the operation's own arguments, tensors replaced by their axes (a tuple, one axis per dimension),
+everything else as it stands in the graph. `resize` rewrites the arguments that speak of sizes (`view`, `expand`,
+`split`, ...) when the slim model is emitted; most operations need none.
 
 An operation without a rule pins every axis that touches it (`fxprune.rules.unknown`), unless its ATen schema is tagged
 pointwise, which is rule enough.
@@ -38,7 +38,7 @@ Resize = Callable[["Resizing"], tuple[tuple[Any, ...], dict[str, Any]]]
 class Role(Enum):
     """What an operation does with cut slices; decides how the masked original is executed (design: what a cut means)."""
 
-    POINTWISE = "pointwise"  # element by element, or moves elements about: cut slices stay cut slices
+    POINTWISE = "pointwise"  # element by element, or moves elements about: cut slices stay so
     CONTRACTION = "contraction"  # sums products along an axis: cut slices are silenced in every operand
     REDUCTION = "reduction"  # a statistic along an axis: it is taken over what is kept
 
@@ -68,7 +68,8 @@ def rule(
         operations: ATen overloads, for example `torch.ops.aten.linear.default`.
         role: what the operation does with cut slices.
         resize: rewrites arguments that speak of sizes; None where none do.
-        resized: the operation that takes the rewritten arguments, where it is another one (`chunk` becomes `split_with_sizes`).
+        resized: the operation that takes the rewritten arguments, where it is another one (`chunk` becomes
+            `split_with_sizes`).
 
     Raises:
         PluginError: an operation is an overload packet (name the overload), or has a rule already.

@@ -1,4 +1,4 @@
-"""What a `resize` function works with: the arguments of one operation in the slim graph, and the sizes that axes keep."""
+"""What a `resize` function works with: one operation's arguments in the slim graph, and the sizes that axes keep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Resizing:
     graph: Graph
 
     @property
-    def result(self) -> Any:  # noqa: ANN401 - axes of one result, or a tuple of them
+    def result(self) -> Any:
         """Axes of the operation's result (of each result, if there are several)."""
         return self.axes[self.node]
 
@@ -48,7 +48,7 @@ class Resizing:
         """Whether anything of `axis` is cut."""
         return self.kept(axis) != axis.size
 
-    def size(self, argument: Any, axis: Axis) -> Any:  # noqa: ANN401 - int or Node
+    def size(self, argument: Any, axis: Axis) -> Any:
         """The slim value of an argument that gives the size of `axis`; -1 and unchanged sizes stay as they are."""
         kept = self.kept(axis)
         if kept == axis.size or (isinstance(argument, int) and argument < 0):
@@ -57,7 +57,7 @@ class Resizing:
             return kept
         return _scaled(self.graph, argument, kept, axis.size)
 
-    def with_argument(self, position: int, name: str, value: Any) -> Arguments:  # noqa: ANN401
+    def with_argument(self, position: int, name: str, value: Any) -> Arguments:
         """The arguments with one of them replaced, by position if it was given so, else by name."""
         if position < len(self.args):
             return (*self.args[:position], value, *self.args[position + 1 :]), self.kwargs

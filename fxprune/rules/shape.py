@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def resize_shape(resizing: Resizing) -> Arguments:
-    """`view(x, sizes)` and its kin: every size follows its axis; of several symbolic ones that change, one becomes -1."""
+    """`view(x, sizes)` and its kin: every size follows its axis; of symbolic ones that change, one becomes -1."""
     given = resizing.args[1]
     changed = [
         index
@@ -32,13 +32,13 @@ def resize_shape(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default, resize=resize_shape)
-def reshape(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def reshape(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Row-major reshape: products of axes are matched where running sizes meet."""
     return trace.reshape(input, trace.shape)
 
 
 @rule(aten.flatten.using_ints, aten.view_as.default, aten.reshape_as.default)
-def flatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def flatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Row-major reshape whose sizes follow by themselves."""
     return trace.reshape(input, trace.shape)
 
@@ -52,19 +52,19 @@ def _resize_unflatten(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.unflatten.int, resize=_resize_unflatten)
-def unflatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def unflatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """One axis becomes a product of several."""
     return trace.reshape(input, trace.shape)
 
 
 @rule(aten.permute.default)
-def permute(_: Trace, input: Axes, dims: Sequence[int]) -> Axes:  # noqa: A002
-    """y's axis i is x's axis dims[i]."""
+def permute(_: Trace, input: Axes, dims: Sequence[int]) -> Axes:
+    """Y's axis i is x's axis dims[i]."""
     return tuple(input[dim] for dim in dims)
 
 
 @rule(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default, aten.transpose_.default)
-def transpose(_: Trace, input: Axes, dim0: int, dim1: int) -> Axes:  # noqa: A002
+def transpose(_: Trace, input: Axes, dim0: int, dim1: int) -> Axes:
     """Two axes change places."""
     axes = list(input)
     axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
@@ -72,19 +72,19 @@ def transpose(_: Trace, input: Axes, dim0: int, dim1: int) -> Axes:  # noqa: A00
 
 
 @rule(aten.t.default, aten.numpy_T.default)
-def reverse(_: Trace, input: Axes) -> Axes:  # noqa: A002
+def reverse(_: Trace, input: Axes) -> Axes:
     """All axes in reverse order."""
     return input[::-1]
 
 
 @rule(aten.mT.default, aten.adjoint.default, aten.mH.default)
-def transpose_matrix(_: Trace, input: Axes) -> Axes:  # noqa: A002
+def transpose_matrix(_: Trace, input: Axes) -> Axes:
     """The last two axes change places."""
     return (*input[:-2], input[-1], input[-2])
 
 
 @rule(aten.movedim.int, aten.movedim.intlist)
-def movedim(_: Trace, input: Axes, source: int | Sequence[int], destination: int | Sequence[int]) -> Axes:  # noqa: A002
+def movedim(_: Trace, input: Axes, source: int | Sequence[int], destination: int | Sequence[int]) -> Axes:
     """Axes move to new places, the others keep their order."""
     sources = [source] if isinstance(source, int) else source
     targets = [destination] if isinstance(destination, int) else destination
@@ -94,26 +94,26 @@ def movedim(_: Trace, input: Axes, source: int | Sequence[int], destination: int
 
 
 @rule(aten.unsqueeze.default, aten.unsqueeze_.default)
-def unsqueeze(_: Trace, input: Axes, dim: int) -> Axes:  # noqa: A002
+def unsqueeze(_: Trace, input: Axes, dim: int) -> Axes:
     """A new axis of size 1."""
     at = dim % (len(input) + 1)
     return (*input[:at], Variable(1), *input[at:])
 
 
 @rule(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze_.dim)
-def squeeze(trace: Trace, input: Axes, *_: Any) -> Axes:  # noqa: A002, ANN401
+def squeeze(trace: Trace, input: Axes, *_: Any) -> Axes:
     """Axes of size 1 vanish."""
     return trace.reshape(input, trace.shape)
 
 
 @rule(aten.expand.default, resize=resize_shape)
-def expand(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def expand(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Axes of size 1 are repeated: a new axis that nothing constrains; the others pass."""
     return expand_to(trace, input, trace.shape)
 
 
 @rule(aten.expand_as.default, aten.broadcast_to.default)
-def expand_as(trace: Trace, input: Axes, other: Any, **_: Any) -> Axes:  # noqa: A002, ANN401
+def expand_as(trace: Trace, input: Axes, other: Any, **_: Any) -> Axes:
     """Axes of size 1 take the other operand's axes."""
     if isinstance(other, tuple):
         return trace.broadcast([input, other])
@@ -124,13 +124,11 @@ def expand_to(trace: Trace, axes: Axes, shape: Sequence[int]) -> Axes:
     """Axes after broadcasting to `shape`."""
     new = len(shape) - len(axes)
     padded = (*(Variable(1) for _ in range(new)), *axes)
-    return tuple(
-        axis if axis.size == size else trace.fresh(size) for axis, size in zip(padded, shape, strict=True)
-    )
+    return tuple(axis if axis.size == size else trace.fresh(size) for axis, size in zip(padded, shape, strict=True))
 
 
 @rule(aten.pixel_shuffle.default)
-def pixel_shuffle(trace: Trace, input: Axes, upscale_factor: int) -> Axes:  # noqa: A002
+def pixel_shuffle(trace: Trace, input: Axes, upscale_factor: int) -> Axes:
     """y[n, c, (h, i), (w, j)] = x[n, (c, i, j), h, w]."""
     factor = upscale_factor
     sizes = (input[-3].size // factor**2, factor, factor)
@@ -140,7 +138,7 @@ def pixel_shuffle(trace: Trace, input: Axes, upscale_factor: int) -> Axes:  # no
 
 
 @rule(aten.pixel_unshuffle.default)
-def pixel_unshuffle(trace: Trace, input: Axes, downscale_factor: int) -> Axes:  # noqa: A002
+def pixel_unshuffle(trace: Trace, input: Axes, downscale_factor: int) -> Axes:
     """y[n, (c, i, j), h, w] = x[n, c, (h, i), (w, j)]."""
     trace.pin_all(input[-2:], "pixel unshuffle")
     i, j = trace.fixed_axes((downscale_factor, downscale_factor), "pixel unshuffle")
@@ -148,7 +146,7 @@ def pixel_unshuffle(trace: Trace, input: Axes, downscale_factor: int) -> Axes:  
 
 
 @rule(aten.channel_shuffle.default)
-def channel_shuffle(trace: Trace, input: Axes, groups: int) -> Axes:  # noqa: A002
+def channel_shuffle(trace: Trace, input: Axes, groups: int) -> Axes:
     """y[n, (c, g), p] = x[n, (g, c), p]; the number of groups is an argument, so it is pinned."""
     group, channel = trace.fixed(groups, "channel shuffle"), trace.fresh(input[1].size // groups)
     trace.unify(input[1], Product((group, channel)))
@@ -167,18 +165,18 @@ def _resize_repeats(resizing: Resizing) -> Arguments:
 
 
 @rule(aten.repeat.default, resize=_resize_repeats)
-def repeat(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def repeat(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """y[(r, i)] = x[i] along each repeated axis."""
     padded = (*(Variable(1) for _ in range(len(trace.shape) - len(input))), *input)
     return tuple(_repeated(trace, axis, size) for axis, size in zip(padded, trace.shape, strict=True))
 
 
 @rule(aten.tile.default)
-def tile(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:  # noqa: A002, ANN401
+def tile(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """As `repeat`, with the number of copies pinned."""
     axes = repeat(trace, input)
     for axis in axes:
-        axis = head(axis)  # noqa: PLW2901
+        axis = head(axis)
         if isinstance(axis, Product):
             trace.pin(axis.factors[0], "tiled")
     return axes
@@ -193,7 +191,7 @@ def _repeated(trace: Trace, axis: Axis, size: int) -> Axis:
 
 def _resize_interleave(resizing: Resizing) -> Arguments:
     args, kwargs = resizing.node.args, resizing.node.kwargs
-    dim: Any = args[2] if len(args) > 2 else kwargs.get("dim")  # noqa: PLR2004
+    dim: Any = args[2] if len(args) > 2 else kwargs.get("dim")
     if dim is None:
         return resizing.args, resizing.kwargs
     repeats = resizing.kept(resizing.result[dim]) // resizing.kept(resizing.operand(0)[dim])
@@ -203,10 +201,10 @@ def _resize_interleave(resizing: Resizing) -> Arguments:
 @rule(aten.repeat_interleave.self_int, resize=_resize_interleave)
 def repeat_interleave(
     trace: Trace,
-    input: Axes,  # noqa: A002
-    repeats: int,  # noqa: ARG001
+    input: Axes,
+    repeats: int,
     dim: int | None = None,
-    **_: Any,  # noqa: ANN401
+    **_: Any,
 ) -> Axes:
     """y[(i, r)] = x[i] along `dim`."""
     if dim is None:

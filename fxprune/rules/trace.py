@@ -115,7 +115,7 @@ class Trace:
         return found
 
     def reshape(self, axes: Axes, shape: Sequence[int]) -> Axes:
-        """Axes after a row-major reshape: dimensions are grouped where their running products meet, and matched there."""
+        """Axes after a row-major reshape: dimensions are grouped where running products meet, and matched there."""
         result: list[Axis] = []
         for sources, sizes in _segments(axes, shape):
             result.extend(self._reshape_segment(sources, sizes))
@@ -164,7 +164,7 @@ def result_shapes(node: Node) -> list[tuple[int, ...] | None]:
     return [tuple(map(hint, each.shape)) if isinstance(each, torch.Tensor) else None for each in values]
 
 
-def hint(size: Any) -> int:  # noqa: ANN401 - int or SymInt
+def hint(size: Any) -> int:
     """A size as a plain number: itself, or what a symbolic one was when the model was captured."""
     if isinstance(size, int):
         return size

@@ -1,4 +1,4 @@
-"""What happens to operations without a rule: every axis that touches them is pinned, and they are remembered for the report."""
+"""Operations without a rule: every axis that touches them is pinned, and the report says so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxprune.rules.elementwise import is_axes
 from fxprune.rules.trace import Trace, result_shapes
 
 
-def pin_everything(trace: Trace, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+def pin_everything(trace: Trace, args: Any, kwargs: Any) -> Any:
     """Pin all axes of all tensor arguments; the results' axes are new and pinned."""
     assert trace.node is not None
     reason = f"{trace.node.target} has no rule"
@@ -23,7 +23,7 @@ def pin_everything(trace: Trace, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
     return results[0] if isinstance(trace.node.meta.get("val"), torch.Tensor) else results
 
 
-def tensors_in(value: Any) -> Iterator[Axes]:  # noqa: ANN401
+def tensors_in(value: Any) -> Iterator[Axes]:
     """Axes of every tensor in a nest of arguments."""
     if is_axes(value):
         yield value

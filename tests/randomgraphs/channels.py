@@ -83,6 +83,8 @@ class SplitBranches(nn.Module):
 @block(Image)
 def split_branches(draw: Draw, image: Image) -> Made:
     """Uneven parts, one of them untouched."""
+    if image.channels == 1:
+        return nn.Identity(), image
     first = draw.between(1, image.channels - 1)
     out = draw.width()
     branch = nn.Sequential(nn.Conv2d(first, out, 3, padding=1), activation(draw))
