@@ -25,7 +25,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.errors import CaptureError
 from fxprune.inputs import Inputs, find_inputs
 from fxprune.passes.fold import fold_constants
+from fxprune.passes.inline import inline_regions
 from fxprune.program import Program
+from fxprune.rules.trace import result_shapes
 
 _TRACED_BATCH = 3
 """Batch size that examples of batch size 1 are repeated to: a prime that few other axes have."""
@@ -53,9 +55,12 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
+    inline_regions(graph_module)
     _clean(graph_module)
     names, aliases = _names(model)
     constants = fold_constants(graph_module, frozenset(names))
+    for node in graph_module.graph.nodes:
+        node.meta["shapes"] = result_shapes(node)
     if not dynamic:
         notes = (*notes, "the batch size is fixed: the model could not be captured with a free one")
     assert exported.call_spec.in_spec is not None

@@ -179,7 +179,7 @@ def _coordinates_of(axis: Axis) -> frozenset[Variable]:
 
 def _index(positions: Positions | None, tensor: torch.Tensor) -> torch.Tensor:
     assert positions is not None
-    return torch.from_numpy(np.ascontiguousarray(positions)).to(tensor.device)
+    return torch.from_numpy(positions.copy()).to(tensor.device)
 
 
 def _select_along(tensor: torch.Tensor, index: torch.Tensor, dim: int, along: int) -> torch.Tensor:

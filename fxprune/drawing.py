@@ -180,9 +180,10 @@ def _graphml(analysis: Analysis, _: str) -> bytes:
     """GraphML has no null and no mappings: what is None is left out, as are the names of tied tensors."""
     import networkx as nx
 
-    graph = nx.MultiGraph(model=analysis.graph.graph["model"])
-    graph.add_nodes_from((name, _present(at)) for name, at in analysis.graph.nodes(data=True))
-    graph.add_edges_from((a, b, _present(at)) for a, b, at in analysis.graph.edges(data=True))
+    full = analysis.graph
+    graph = nx.MultiGraph(model=full.graph["model"])
+    graph.add_nodes_from((name, _present(at)) for name, at in full.nodes(data=True))
+    graph.add_edges_from((a, b, _present(at)) for a, b, at in full.edges(data=True))
     file = BytesIO()
     nx.write_graphml(graph, file)
     return file.getvalue()

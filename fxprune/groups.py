@@ -10,7 +10,7 @@ groups, dimensions within attention heads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from fxprune.axes import Axes, Axis, Product, Variable, leaves
@@ -100,18 +100,22 @@ def _members(program: Program, propagation: Propagation) -> dict[Variable, list[
 def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Variable, Variable]:
     """For each variable the one under which its choice may be nested, where there is one."""
     candidates: dict[Variable, set[Variable]] = {}
-    for axes in _all_axes(propagation):
+    for axes in propagation.tensors.values():
         for variable, companions in _companions(axes, variables):
             known = candidates.get(variable)
             candidates[variable] = set(companions) if known is None else known & companions
-    for node, mixed in propagation.mixed.items():
+    candidates = {variable: found for variable, found in candidates.items() if found}
+    for axes in _value_axes(propagation) if candidates else ():
+        for variable, companions in _companions(axes, candidates.keys()):
+            candidates[variable] &= companions
+    candidates = {variable: found for variable, found in candidates.items() if found}
+    for node, mixed in propagation.mixed.items() if candidates else ():
         _forbid_mixing(candidates, mixed, _touched(propagation, node))
     chosen = {variable: _closest(found, variables) for variable, found in candidates.items() if found}
     return _without_chains(chosen)
 
 
-def _all_axes(propagation: Propagation) -> Iterator[Axes]:
-    yield from dict.fromkeys(propagation.tensors.values())
+def _value_axes(propagation: Propagation) -> Iterator[Axes]:
     seen = set[Axes]()
     for value in propagation.values.values():
         for axes in (value,) if isinstance(value, TensorAxes) else value or ():
@@ -120,8 +124,10 @@ def _all_axes(propagation: Propagation) -> Iterator[Axes]:
                 yield axes
 
 
-def _companions(axes: Axes, variables: set[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
+def _companions(axes: Axes, variables: Set[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
     """For each occurrence of a variable the variables whose index is known there."""
+    if all(variable not in variables for axis in axes for variable in leaves(axis)):
+        return
     known = [_coordinates(axis) for axis in axes]
     counts = Counter(variable for each in known for variable in each)
     for at, axis in enumerate(axes):

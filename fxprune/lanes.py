@@ -130,7 +130,7 @@ def _stops(
 
 
 def _role(propagation: Propagation, member: Member, variable: Variable, user: Node) -> Role:
-    """What the operation that reads the tensor does: told by which of its other operands and result hold the variable."""
+    """What the operation that reads the tensor does: told by which of its operands and result hold the variable."""
     others = [each for each in user.all_input_nodes if each.op != "get_attr"]
     after, before = _holds(propagation, user, variable), any(_holds(propagation, each, variable) for each in others)
     if after and before:

@@ -13,6 +13,7 @@ from torch.fx import Node
 from fxprune.capture import capture
 from fxprune.costs import build_costs
 from fxprune.costs.breakdown import NodeCosts, break_down, unreached_parameters
+from fxprune.costs.costs import weight_names
 from fxprune.passes.raising import module_path
 from fxprune.program import Program
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FOOTER = (
-    "1 FLOP = one multiply or one add, twice the MACs that some tools report. Only matrix products and convolutions count, as in "
-    "torch.utils.flop_counter. Activation bytes are what an operation allocates: views and operations in place take none."
+    "1 FLOP = one multiply or one add, twice the MACs that some tools report. Only matrix products and convolutions "
+    "count, as in torch.utils.flop_counter. Activation bytes are what an operation allocates: views and operations in "
+    "place take none."
 )
 
 
@@ -95,11 +97,11 @@ class Profile:
         return json.dumps({**asdict(self), "memory": self.memory}, indent=2)
 
 
-def profile(model: nn.Module, example_inputs: Any = None) -> Profile:  # noqa: ANN401 - checked by capture
+def profile(model: nn.Module, example_inputs: Any = None) -> Profile:
     """Count what one forward of `model` in eval mode costs.
 
-    FLOPs are what `torch.utils.flop_counter.FlopCounterMode` counts: one multiply or one add is one FLOP, of matrix products and
-    convolutions (attention by its formula for the CUDA kernels). Nothing is run.
+    FLOPs are what `torch.utils.flop_counter.FlopCounterMode` counts: one multiply or one add is one FLOP, of matrix
+    products and convolutions (attention by its formula for the CUDA kernels). Nothing is run.
 
     Args:
         model: any module that `torch.export` can trace; it is not changed.
@@ -121,9 +123,7 @@ def profile(model: nn.Module, example_inputs: Any = None) -> Profile:  # noqa: A
     """
     program = capture(model, example_inputs)
     totals = build_costs(program, None).original
-    weights = sum(
-        program.tensor(name).nbytes for name in (*program.tensors, *program.constants) if name not in program.aliases
-    )
+    weights = sum(program.tensor(name).nbytes for name in weight_names(program))
     return Profile(
         model=program.root.__name__,
         rows=tuple(_rows(program)),
@@ -208,8 +208,8 @@ def _table(profile: Profile) -> Table:
 
 
 def _caption(profile: Profile) -> str:
-    memory = f"Memory: {_bytes(profile.memory)} = weights {_bytes(profile.weights)} + activations {_bytes(profile.activations)} at the peak."
-    return "\n".join((memory, FOOTER, *profile.notes))
+    parts = f"weights {_bytes(profile.weights)} + activations {_bytes(profile.activations)} at the peak"
+    return "\n".join((f"Memory: {_bytes(profile.memory)} = {parts}.", FOOTER, *profile.notes))
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -224,7 +224,7 @@ def _bytes(number: int) -> str:
     """Decimal units: 1 MB is 1,000,000 bytes, as in a budget."""
     value, unit = float(number), "B"
     for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:  # noqa: PLR2004
+        if value < 1000:
             break
         value, unit = value / 1000, larger
     return "" if not number else f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"

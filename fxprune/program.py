@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import TreeSpec
 
@@ -22,7 +22,7 @@ class Program:
         tensors: every parameter and buffer of the model by name; the model's own tensors, not copies.
         buffers: names of those that are buffers.
         transient: names of the buffers that are not part of the state dict.
-        constants: names of folded constants, which belong to no module.
+        constants: folded constants, which belong to no module, and the graphs of regions that could not be inlined.
         aliases: name of each tied tensor -> the name that stands for all of them.
         module_types: class of each module of the model by its path.
         training: each module's own training flag by its path.
@@ -42,7 +42,7 @@ class Program:
     tensors: Mapping[str, Tensor]
     buffers: frozenset[str]
     transient: frozenset[str]
-    constants: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor | nn.Module]
     aliases: Mapping[str, str]
     module_types: Mapping[str, type]
     training: Mapping[str, bool]
@@ -61,9 +61,10 @@ class Program:
         """All nodes in order of execution."""
         return tuple(self.graph_module.graph.nodes)
 
-    def tensor(self, name: str) -> Tensor:
-        """Parameter, buffer or folded constant of that name."""
-        return self.constants[name] if name in self.constants else self.tensors[name]
+    def tensor(self, name: str) -> Tensor | None:
+        """Parameter, buffer or folded constant of that name; None for the graph of a region."""
+        found = self.constants[name] if name in self.constants else self.tensors[name]
+        return found if isinstance(found, Tensor) else None
 
     def canonical(self, name: str) -> str:
         """The name that stands for all names of a tied tensor."""

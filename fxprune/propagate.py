@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from fxprune.axes import Axes, Conflict, Solver, Variable, settle
+from fxprune.axes import Axes, Axis, Conflict, Solver, Variable, head, settle
 from fxprune.errors import CouplingConflict, FxpruneError, GraphError
 from fxprune.program import Program
 from fxprune.rules import find_rule
@@ -55,8 +55,9 @@ def propagate(program: Program, ignored: Mapping[str, str], *, strict: bool = Fa
         walk.visit(node)
     if strict:
         _complain(walk)
-    values = {node: _settle(value) for node, value in walk.values.items()}
-    tensors = {name: _settle(axes) for name, axes in walk.tensors.items()}
+    settled: dict[int, Axis] = {}
+    values = {node: _settle(value, settled) for node, value in walk.values.items()}
+    tensors = {name: _settle(axes, settled) for name, axes in walk.tensors.items()}
     mixed = {node: tuple(settle(axis) for axis in axes) for node, axes in walk.trace.mixed.items()}
     return Propagation(values, tensors, tuple(walk.trace.solver.conflicts), tuple(walk.unknown), mixed)
 
@@ -91,8 +92,11 @@ class _Walk:
     def _attribute(self, node: Node) -> TensorAxes | None:
         value = node.meta.get("val")
         name = self.program.canonical(str(node.target))
+        tensor = self.program.tensor(name)
+        if tensor is None:
+            return None
         if name not in self.tensors:
-            shape = self.program.tensor(name).shape if not isinstance(value, Tensor) else value.shape
+            shape = tensor.shape if not isinstance(value, Tensor) else value.shape
             self.tensors[name] = TensorAxes(Variable(hint(size)) for size in shape)
             if name in self.ignored:
                 self.trace.pin_all(self.tensors[name], f"ignored ({self.ignored[name]})")
@@ -143,12 +147,23 @@ def _mark(axes: Any) -> Any:
     return TensorAxes(axes)
 
 
-def _settle(value: Any) -> Any:
+def _settle(value: Any, settled: dict[int, Axis]) -> Any:
+    """Settled axes; `settled` remembers them by what they are bound to, so that equal axes stay one object."""
     if value is None:
         return None
     if isinstance(value, TensorAxes):
-        return TensorAxes([settle(axis) for axis in value])
-    return tuple(_settle(each) for each in value)
+        return TensorAxes([_settle_axis(axis, settled) for axis in value])
+    return tuple(_settle(each, settled) for each in value)
+
+
+def _settle_axis(axis: Axis, settled: dict[int, Axis]) -> Axis:
+    axis = head(axis)
+    if isinstance(axis, Variable):
+        return axis
+    found = settled.get(id(axis))
+    if found is None:
+        found = settled[id(axis)] = settle(axis)
+    return found
 
 
 def _has_tensor(node: Node) -> bool:

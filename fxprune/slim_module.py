@@ -106,10 +106,12 @@ def _build(spec: ModuleSpec) -> nn.Module:
         return spec.build()
 
 
-def _set_tensor(root: nn.Module, name: str, tensor: Tensor, *, persistent: bool) -> None:
+def _set_tensor(root: nn.Module, name: str, tensor: Tensor | nn.Module, *, persistent: bool) -> None:
     path, _, own = name.rpartition(".")
     module = root.get_submodule(path)
-    if isinstance(tensor, nn.Parameter):
+    if isinstance(tensor, nn.Module):  # the graph of a region that could not be inlined
+        module.add_module(own, tensor)
+    elif isinstance(tensor, nn.Parameter):
         module.register_parameter(own, tensor)
     else:
         module.register_buffer(own, tensor, persistent=persistent)

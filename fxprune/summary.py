@@ -12,7 +12,7 @@ the positions without v, where
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -183,10 +183,10 @@ def _by_variable(parameters: Mapping[str, Axes]) -> dict[Variable, dict[str, Axe
 def _pins(parameters: Mapping[str, Axes]) -> tuple[PinFacts, ...]:
     """Pinned variables, those of one reason at one operation together."""
     touching = _by_variable(parameters)
-    causes: dict[tuple[str, Node | None, int], set[Variable]] = {}
+    causes: dict[tuple[str, Node | None, int], list[Variable]] = {}
     for variable in touching:
         if variable.pin is not None and variable.pin.reason != KERNEL and variable.size > 1:
-            causes.setdefault((variable.pin.reason, variable.pin.node, variable.size), set()).add(variable)
+            causes.setdefault((variable.pin.reason, variable.pin.node, variable.size), []).append(variable)
     found = [_pin(*cause, variables, touching) for cause, variables in causes.items()]
     return tuple(sorted(found, key=lambda each: -each.parameters))
 
@@ -195,10 +195,11 @@ def _pin(
     reason: str,
     node: Node | None,
     size: int,
-    variables: set[Variable],
+    pinned: Sequence[Variable],
     touching: Mapping[Variable, Mapping[str, Axes]],
 ) -> PinFacts:
-    tensors = {name: axes for variable in variables for name, axes in touching[variable].items()}
+    variables = set(pinned)
+    tensors = {name: axes for variable in pinned for name, axes in touching[variable].items()}
     axes = tuple(
         f"{name}[{dim}]"
         for name, own in tensors.items()

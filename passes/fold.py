@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 
-def fold_constants(graph_module: GraphModule, stateful: frozenset[str]) -> dict[str, Tensor]:
+def fold_constants(graph_module: GraphModule, stateful: frozenset[str]) -> dict[str, Tensor | nn.Module]:
     """Replace constant subgraphs by `get_attr` nodes, in place.
 
     Args:

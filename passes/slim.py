@@ -36,7 +36,7 @@ class SlimGraph:
 
     graph: Graph
     tensors: Mapping[str, Tensor]
-    constants: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor | nn.Module]
 
 
 def slim_graph(program: Program, propagation: Propagation, cut: Cut) -> SlimGraph:
@@ -54,7 +54,8 @@ def slim_graph(program: Program, propagation: Propagation, cut: Cut) -> SlimGrap
         graph=_emit(program, propagation, cut),
         tensors=slim_tensors(program, propagation, cut),
         constants={
-            name: _slice(tensor, propagation.tensors.get(name), cut) for name, tensor in program.constants.items()
+            name: _slice(tensor, propagation.tensors.get(name), cut) if isinstance(tensor, Tensor) else tensor
+            for name, tensor in program.constants.items()
         },
     )
 

@@ -1,4 +1,4 @@
-"""What all tests share: few threads, and torchvision's operators where its compiled extension does not load."""
+"""What all tests share: one thread, and torchvision's operators where its compiled extension does not load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# One: tests run small operations, and threads that wait for each other cost more than they bring on a busy machine.
+torch.set_num_threads(1)
 
 
 def _extension_loads() -> bool:

@@ -61,7 +61,8 @@ def test_a_module_that_is_called_twice_is_one_row() -> None:
 
 def test_a_model_that_is_one_layer() -> None:
     rows = profile(nn.Linear(8, 4), torch.randn(2, 8)).rows
-    assert [(row.name, row.type) for row in rows] == [("input", "input"), ("(the model itself)", "Linear")]
+    assert [row.type for row in rows] == ["input", "Linear"]
+    assert rows[1].name == "(the model itself)"
 
 
 def test_text() -> None:

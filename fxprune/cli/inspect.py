@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fxprune.cli.drawing import DRAWERS, check_format, draw
 from fxprune.cli.options import Subparsers, add_model_options, model_and_inputs, summary
 from fxprune.cli.output import show
+from fxprune.drawing import SUFFIXES, draw
 
 
 def add(subparsers: Subparsers) -> None:
@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
     )
     add_model_options(parser)
     parser.add_argument(
-        "--draw", type=Path, metavar="FILE", help=f"write the coupling graph to a file: {', '.join(DRAWERS)}"
+        "--draw", type=_drawable, metavar="FILE", help=f"draw it to a file, as its suffix says: {', '.join(SUFFIXES)}"
     )
     parser.set_defaults(run=run)
 
@@ -26,11 +26,15 @@ def run(options: argparse.Namespace) -> None:
     """Print the analysis, and draw it where asked to."""
     import fxprune
 
-    if options.draw is not None:
-        check_format(options.draw)
     model, inputs = model_and_inputs(options)
     analysis = fxprune.analyze(model, inputs)
     show(analysis)
     if options.draw is not None:
-        draw(analysis.graph, options.draw)
-        print(f"graph written to {options.draw}")
+        print(f"wrote {draw(analysis, options.draw)}")
+
+
+def _drawable(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in one of {', '.join(SUFFIXES)}")
+    return path

@@ -1,4 +1,4 @@
-"""What each operation of a captured model costs, at its original sizes; the costs of `fxprune.costs.costs`, not added up."""
+"""What each operation of a captured model costs at its original sizes: the terms of `build_costs`, not added up."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Sizes of axes as monomials over columns.
 
-    Variable   the column of its group, or a constant where it belongs to none
-    Product    the product of its factors
-    Concat     a column of its own, the sum of its parts; the same sum is the same column wherever it occurs
+The size of an axis, by its expression:
+
+Variable   the column of its group, or a constant where it belongs to none
+Product    the product of its factors
+Concat     a column of its own, the sum of its parts; the same sum is the same column wherever it occurs
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class ColumnTable:
 
     Attributes:
         groups: number of groups, whose columns come first; the unit column follows, then the sums.
-        levels: sums that need no other sums, then those that need only these, and so on: their columns, and their table.
+        levels: sums that need no other sums, then those that need only these, and so on: their columns, and their
+        table.
     """
 
     groups: int

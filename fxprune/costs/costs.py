@@ -1,8 +1,9 @@
 """What a model costs at any widths of its groups: polynomials, read once off the analysed graph and evaluated in bulk.
 
-- `flops`: what `torch.utils.flop_counter.FlopCounterMode` counts on the emitted model (`fxprune.costs.products`): one multiply
-  or one add is one FLOP, twice the MACs that some tools report. Attention is counted by torch's formula for the CUDA kernels; the
-  fused CPU kernel is invisible to the counter, so compare under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+- `flops`: what `torch.utils.flop_counter.FlopCounterMode` counts on the emitted model (`fxprune.costs.products`): one
+  multiply or one add is one FLOP, twice the MACs that some tools report. Attention is counted by torch's formula for
+  the CUDA kernels; the fused CPU kernel is invisible to the counter, so compare under
+  `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
 - `params`: number of parameter elements, tied ones once, those that the captured forward does not reach included.
 - `memory`: bytes of all weights plus the peak of the activations (`fxprune.costs.memory`).
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fxprune.costs.columns import Columns, ColumnTable
 from fxprune.costs.formulas import node_flops
@@ -80,8 +82,8 @@ class Costs:
         return {metric: float(values[0]) for metric, values in self.evaluate(self.sizes[None]).items()}
 
     def _check(self, widths: NDArray[np.int64], metrics: Sequence[str]) -> None:
-        if widths.ndim != 2 or widths.shape[1] != len(self.groups):  # noqa: PLR2004
-            msg = f"widths must be [candidates, {len(self.groups)} groups], not {list(widths.shape)}; one row per candidate"
+        if widths.ndim != 2 or widths.shape[1] != len(self.groups):
+            msg = f"widths must be [candidates, {len(self.groups)} groups], one row each, not {list(widths.shape)}"
             raise InputError(msg)
         unknown = [metric for metric in metrics if metric not in self.metrics]
         if unknown:
@@ -102,7 +104,9 @@ def build_costs(program: Program, propagation: Propagation | None, groups: tuple
     sizes = Sizes(program, columns, propagation)
     flops = collect(term for node in program.graph_module.graph.nodes for term in node_flops(node, sizes))
     elements = dict(_elements(program, sizes))
-    params = collect(count for name, count in elements.items() if name in program.tensors and name not in program.buffers)
+    params = collect(
+        count for name, count in elements.items() if name in program.tensors and name not in program.buffers
+    )
     weights = collect(count * program.tensor(name).dtype.itemsize for name, count in elements.items())
     live = tabulate_live_bytes(find_storages(program, sizes), columns.unit)
     metrics = {
@@ -116,6 +120,13 @@ def build_costs(program: Program, propagation: Propagation | None, groups: tuple
 
 def _elements(program: Program, sizes: Sizes) -> Iterator[tuple[str, Monomial]]:
     """Number of elements of every parameter, buffer and constant, tied ones once."""
+    for name in weight_names(program):
+        yield name, volume(sizes.tensor(name))
+
+
+def weight_names(program: Program) -> Iterator[str]:
+    """Names of all parameters, buffers and constants, tied ones once."""
     for name in (*program.tensors, *program.constants):
-        if name not in program.aliases:
-            yield name, volume(sizes.tensor(name))
+        # A region with its own gradient mode is a constant too, but a graph and no tensor.
+        if name not in program.aliases and isinstance(program.tensor(name), Tensor):
+            yield name

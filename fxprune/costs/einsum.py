@@ -1,9 +1,9 @@
 """FLOPs of `einsum`, which torch computes pair by pair.
 
-Of the letters that neither the result nor a later operand has, those of size above 1 in both operands are contracted by one
-batched product, the others are summed beforehand; with none to contract, the pair is multiplied element by element, which the
-counter does not see. Pairs follow `path` (which torch takes from opt_einsum where that is installed), each result going to the end; without one
-the operands are taken from left to right.
+Of the letters that neither the result nor a later operand has, those of size above 1 in both operands are contracted
+by one batched product, the others are summed beforehand; with none to contract, the pair is multiplied element by
+element, which the counter does not see. Pairs follow `path` (which torch takes from opt_einsum where that is
+installed), each result going to the end; without one the operands are taken from left to right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def einsum(
     equation: str,
     operands: Sequence[Shape],
     path: Sequence[int] | None = None,
-    **__: Any,  # noqa: ANN401
+    **__: Any,
 ) -> list[Monomial]:
     """The sum over pairs of 2 * sizes of all letters that take part."""
     left, arrow, right = equation.replace(" ", "").partition("->")

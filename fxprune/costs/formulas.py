@@ -1,15 +1,16 @@
 """The table of FLOP formulas: one entry per ATen overload.
 
-A formula takes the shape of the result (a tuple of shapes where there are several), then the operation's own arguments with
-tensors replaced by their shapes, and returns the FLOPs as a monomial, a number, or several of these to be added up:
+A formula takes the shape of the result (a tuple of shapes where there are several), then the operation's own
+arguments with tensors replaced by their shapes, and returns the FLOPs as a monomial, a number, or several of these to
+be added up:
 
     @flops(aten.mm.default)
     def mm(result, left, right):
         return 2 * volume(left) * right[1]
 
-Sizes are monomials over the groups' widths and know only multiplication. An operation without a formula counts as 0 FLOPs, as
-`torch.utils.flop_counter` has it: it counts matrix products and convolutions, where one multiply or one add is one FLOP, and
-nothing element-wise.
+Sizes are monomials over the groups' widths and know only multiplication. An operation without a formula counts as 0
+FLOPs, as `torch.utils.flop_counter` has it: it counts matrix products and convolutions, where one multiply or one add
+is one FLOP, and nothing element-wise.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _several(found: Monomial | float | Iterable[Monomial | float]) -> Iterable[M
     return found if isinstance(found, Iterable) else (found,)
 
 
-def _arguments(value: Any, sizes: Sizes) -> Any:  # noqa: ANN401
+def _arguments(value: Any, sizes: Sizes) -> Any:
     """An argument with nodes replaced: tensors by their shapes, symbolic sizes by numbers."""
     if isinstance(value, Node):
         return _argument(value, sizes)

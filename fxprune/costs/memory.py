@@ -1,22 +1,24 @@
 """Peak memory: weights, and the bytes of the values that are alive at once while the graph runs, in order of execution.
 
-Weights are all parameters, buffers and constants, tied ones once. Values are counted as PyTorch's eager mode holds them:
+Weights are all parameters, buffers and constants, tied ones once. Values are counted as PyTorch's eager mode holds
+them:
 
 - an operation allocates a storage of its result's elements times their size, unless its result shares the storage of an
-  argument: views, operations in place, and operations that return their argument or a view of it where they can (`reshape`,
-  `contiguous`, `flatten`, `dropout` in eval mode), which is decided as it was when the model was captured;
-- a storage is alive from the operation that allocates it to the last that reads a value in it, both included; the inputs are
-  alive throughout, and the outputs to the end;
+  argument: views, operations in place, and operations that return their argument or a view of it where they can
+  (`reshape`, `contiguous`, `flatten`, `dropout` in eval mode), which is decided as it was when the model was
+  captured;
+- a storage is alive from the operation that allocates it to the last that reads a value in it, both included; the
+  inputs are alive throughout, and the outputs to the end;
 - a view of a weight costs nothing.
 
-The peak is the largest number of live bytes over all operations. Workspaces inside kernels, rounding by the allocator and
-fragmentation are not counted.
+The peak is the largest number of live bytes over all operations. Workspaces inside kernels, rounding by the allocator
+and fragmentation are not counted.
 
     live[p] = sum over the storages s with start[s] <= p <= end[s] of bytes[s]
     peak    = max over p of live[p]
 
-Bytes are monomials in the groups' widths with positive coefficients; a point whose coefficients are nowhere above another's can
-never be the only peak and is left out.
+Bytes are monomials in the groups' widths with positive coefficients; a point whose coefficients are nowhere above
+another's can never be the only peak and is left out.
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ def _passes_through(node: Node) -> bool:
     """Whether the operation returns its argument itself, which the capture does not show of dropout in eval mode."""
     if node.target not in _DROPOUT:
         return False
-    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True)  # noqa: PLR2004
+    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True)
     return not training
 
 

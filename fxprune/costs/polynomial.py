@@ -1,8 +1,8 @@
 """Costs as polynomials: monomials while they are collected, index tables when they are evaluated.
 
 A cost is a sum of monomials, each a coefficient times a product of columns. A column is the size of a group or a sum of
-monomials itself (the size of a concatenated axis). Like terms are merged, the terms of a table sorted by degree, and a table is
-evaluated for many candidates at once:
+monomials itself (the size of a concatenated axis). Like terms are merged, the terms of a table sorted by degree, and
+a table is evaluated for many candidates at once:
 
     products[t, c] = columns[i, c] * columns[j, c] * ...        (i, j, ... the columns of term t)
     result[r, c]   = sum_t matrix[r, t] * products[t, c]
@@ -83,7 +83,8 @@ class Table:
     """Several polynomials over the same monomials, ready to be evaluated.
 
     Attributes:
-        factors: for each degree the columns of that factor, of the terms that have it; terms are sorted by falling degree.
+        factors: for each degree the columns of that factor, of the terms that have it; terms are sorted by falling
+            degree.
         matrix: coefficients [polynomials, terms].
     """
 
@@ -115,9 +116,7 @@ def compile_table(terms: Sequence[tuple[int, ...]], matrix: NDArray[np.float64],
     order = sorted(range(len(terms)), key=lambda index: -len(terms[index]))
     ordered = [terms[index] or (unit,) for index in order]
     degree = max((len(term) for term in ordered), default=1)
-    factors = tuple(
-        np.array([term[at] for term in ordered if len(term) > at], dtype=np.intp) for at in range(degree)
-    )
+    factors = tuple(np.array([term[at] for term in ordered if len(term) > at], dtype=np.intp) for at in range(degree))
     return Table(factors, np.ascontiguousarray(matrix[:, order]))
 
 

@@ -1,8 +1,9 @@
 """Shapes of the values of a captured graph, at the example inputs' own sizes and as functions of the groups' widths.
 
-A graph whose batch size is free was captured at some batch size, not always the example's, and axes carry that size. Here a
-symbolic size is evaluated anew: its expression, with the symbols replaced by the sizes of the example inputs. Where such a size
-also holds groups (batch x heads), its constant part is scaled. A size that depends on data counts as 1.
+A graph whose batch size is free was captured at some batch size, not always the example's, and axes carry that size.
+Here a symbolic size is evaluated anew: its expression, with the symbols replaced by the sizes of the example inputs.
+Where such a size also holds groups (batch x heads), its constant part is scaled. A size that depends on data counts
+as 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fxprune.program import Program
 from fxprune.propagate import Propagation
 
 if TYPE_CHECKING:
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
 
 class Sizes:
@@ -55,7 +56,7 @@ class Sizes:
             return tuple(Monomial(size) for size in self._program.tensor(name).shape)
         return tuple([self._columns.size(axis) for axis in axes])
 
-    def real(self, size: Any) -> int:  # noqa: ANN401 - int or SymInt
+    def real(self, size: Any) -> int:
         """A size at the example inputs."""
         if isinstance(size, int):
             return size
@@ -81,7 +82,7 @@ class Sizes:
             return tuple(Monomial(self.real(size)) for size in value.shape)
         return tuple([self._size(size, axis) for size, axis in zip(value.shape, axes, strict=True)])
 
-    def _size(self, size: Any, axis: Axis) -> Monomial:  # noqa: ANN401 - int or SymInt
+    def _size(self, size: Any, axis: Axis) -> Monomial:
         found = self._columns.size(axis)
         if isinstance(size, int):
             return found

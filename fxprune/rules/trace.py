@@ -158,7 +158,10 @@ def _segments(axes: Axes, shape: Sequence[int]) -> list[tuple[list[Axis], list[i
 
 
 def result_shapes(node: Node) -> list[tuple[int, ...] | None]:
-    """Shapes of a node's results, one per result; None for one that is no tensor."""
+    """Shapes of a node's results, one per result; None for one that is no tensor. Read off once, when captured."""
+    known: list[tuple[int, ...] | None] | None = node.meta.get("shapes")
+    if known is not None:
+        return known
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
     return [tuple(map(hint, each.shape)) if isinstance(each, torch.Tensor) else None for each in values]

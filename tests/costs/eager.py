@@ -1,4 +1,4 @@
-"""Independent measurements of a captured graph: it is run with real tensors, node by node, and its storages are counted."""
+"""Independent measurement of a captured graph: it is run with real tensors, node by node, and storages are counted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _run(node: Node, environment: dict[Node, Any], program: Program, inputs: Ite
         return next(inputs)
     if node.op == "get_attr":
         return program.tensor(str(node.target))
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda each: environment[each])  # type: ignore[attr-defined]
+    args: Any = torch.fx.map_arg(node.args, lambda each: environment[each])
+    kwargs: Any = torch.fx.map_arg(node.kwargs, lambda each: environment[each])
     if node.op == "output":
         return args[0]
     if node.target is operator.getitem:
@@ -53,4 +54,4 @@ def _bytes(values: list[Any], weights: set[int]) -> int:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

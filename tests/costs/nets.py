@@ -1,7 +1,10 @@
-"""Small models whose widths are coupled in one way each, and the groups that random cuts are drawn for."""
+"""Small models whose widths are coupled in one way each, and torchvision's."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -104,3 +107,33 @@ NETS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "attention": (Attention, (1, 7, 6)),
     "recurrent": (Recurrent, (2, 4, 5)),
 }
+
+REAL = (
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "densenet121",
+    "vit_b_16",
+    "shufflenet_v2_x0_5",
+    "swin_t",
+    "convnext_tiny",
+    "efficientnet_b0",
+)
+"""Models of torchvision that take long to capture."""
+
+
+def slow(name: str) -> Any:
+    """A parameter that is left out unless slow tests are asked for."""
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+def torchvision_model(name: str) -> nn.Module:
+    """A model of torchvision without trained weights, or a small one of its kind that takes 64 x 64 pixels."""
+    models = pytest.importorskip("torchvision.models")
+    made: nn.Module
+    if name == "small vit":
+        made = models.VisionTransformer(64, 16, num_layers=2, num_heads=4, hidden_dim=48, mlp_dim=80, num_classes=7)
+    elif name == "small densenet":
+        made = models.DenseNet(growth_rate=6, block_config=(3, 4), num_init_features=10, num_classes=7)
+    else:
+        made = getattr(models, name)(weights=None)
+    return made.eval()

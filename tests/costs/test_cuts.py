@@ -16,7 +16,7 @@ from fxprune.plan import Plan
 from fxprune.slim_module import SlimModule, assemble
 from tests.costs.count import counted, parameters, weight_bytes
 from tests.costs.eager import live_bytes
-from tests.costs.nets import NETS, Residual
+from tests.costs.nets import NETS, REAL, Residual, slow, torchvision_model
 
 _PLAN = Plan(kept={}, slices={}, widths={}, budget={}, scorer="", search="", seed=0, signature={}, versions={})
 
@@ -29,11 +29,10 @@ def test_random_cuts(name: str, seed: int) -> None:
     _compare(build(), torch.randn(shape), seed)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "shufflenet_v2_x0_5", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "small vit", "small densenet", *map(slow, REAL)])
 def test_random_cut_of_a_torchvision_model(name: str) -> None:
-    models = pytest.importorskip("torchvision.models")
-    size = 224 if name.startswith("vit") else 64
-    _compare(getattr(models, name)(weights=None).eval(), torch.randn(1, 3, size, size), seed=0)
+    size = 224 if name == "vit_b_16" else 64
+    _compare(torchvision_model(name), torch.randn(1, 3, size, size), seed=0)
 
 
 def test_a_model_built_by_hand() -> None:

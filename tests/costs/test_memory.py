@@ -14,7 +14,7 @@ from fxprune.costs.sizes import Sizes
 from fxprune.program import Program
 from tests.costs.count import original, weight_bytes
 from tests.costs.eager import live_bytes
-from tests.costs.nets import NETS
+from tests.costs.nets import NETS, REAL, slow, torchvision_model
 
 
 def _predicted(program: Program) -> list[int]:
@@ -38,10 +38,10 @@ def test_small_models(name: str) -> None:
     _check(build(), torch.randn(shape))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5", "swin_t", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet18", "small densenet", *map(slow, REAL)])
 def test_torchvision(name: str) -> None:
-    models = pytest.importorskip("torchvision.models")
-    _check(getattr(models, name)(weights=None), torch.randn(1, 3, 64, 64))
+    size = 224 if name == "vit_b_16" else 64
+    _check(torchvision_model(name), torch.randn(1, 3, size, size))
 
 
 def test_encoder_layer_with_its_dropouts_and_copies() -> None:
@@ -53,6 +53,7 @@ class Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.table: Tensor
         self.register_buffer("table", torch.arange(6))
         self.weight = nn.Parameter(torch.randn(6, 6))
 

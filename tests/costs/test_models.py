@@ -14,15 +14,7 @@ from fxprune.analysis import analyze, analyze_program
 from fxprune.capture import capture
 from fxprune.costs import build_costs
 from tests.costs.count import counted, original, parameters
-from tests.costs.nets import NETS
-
-MODELS = ("resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "vit_b_16", "swin_t", "convnext_tiny")
-
-
-def _torchvision(name: str) -> nn.Module:
-    models = pytest.importorskip("torchvision.models")
-    made: nn.Module = getattr(models, name)(weights=None).eval()
-    return made
+from tests.costs.nets import NETS, REAL, slow, torchvision_model
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -36,9 +28,10 @@ def test_small_models_at_the_examples_own_batch_size(name: str, batch: int) -> N
     assert costs == original(model, x)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_torchvision(name: str) -> None:
-    model, x = _torchvision(name), torch.randn(1, 3, 224, 224)
+@pytest.mark.parametrize("name", ["resnet18", "small vit", "small densenet", *map(slow, REAL)])
+def testtorchvision_model(name: str) -> None:
+    size = 64 if name.startswith("small") else 224
+    model, x = torchvision_model(name), torch.randn(1, 3, size, size)
     costs = analyze(model, x).costs.original
     assert costs["flops"] == counted(model, x)
     assert costs["params"] == parameters(model)
@@ -76,13 +69,14 @@ def _best_of(repeats: int, action: Any) -> float:
 
 
 def test_a_hundred_thousand_candidates_a_second() -> None:
-    costs = analyze(_torchvision("resnet50"), torch.randn(1, 3, 224, 224)).costs
+    costs = analyze(torchvision_model("resnet50"), torch.randn(1, 3, 224, 224)).costs
     widths = np.random.default_rng(0).integers(1, costs.sizes + 1, size=(20_000, len(costs.sizes)))
     assert _best_of(3, lambda: costs.evaluate(widths, ("flops", "params"))) < 0.2
     assert _best_of(3, lambda: costs.evaluate(widths, ("memory",))) < 1.0
 
 
+@pytest.mark.slow
 def test_building_is_fast() -> None:
-    program = capture(_torchvision("densenet121"), torch.randn(1, 3, 64, 64))
+    program = capture(torchvision_model("densenet121"), torch.randn(1, 3, 64, 64))
     analysis = analyze_program(program)
     assert _best_of(3, lambda: build_costs(program, analysis.propagation, analysis.groups)) < 0.2

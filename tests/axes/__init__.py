@@ -1,0 +1,1 @@
+"""Properties of axis expressions, their unification, and what cuts make of them."""
