@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import networkx as nx
     from numpy.typing import NDArray
 
+    from fxprune.explanation import Explanation, PinExplanation
+
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
@@ -45,6 +47,26 @@ class Analysis:
         from fxprune.coupling import coupling_graph
 
         return coupling_graph(self.program, self.propagation)
+
+    def why(self, a: str, b: str) -> Explanation:
+        """The shortest chain of operations that couples two parameter axes, `"layer1.0.conv1.weight:0"` for example.
+
+        Raises:
+            InputError: a name is unknown, or the axes are not coupled.
+        """
+        from fxprune.explanation import why
+
+        return why(self.graph, a, b)
+
+    def why_pinned(self, name: str) -> PinExplanation:
+        """Why an axis of a parameter cannot be cut, and the operations from it to where that was decided.
+
+        Raises:
+            InputError: the name is unknown.
+        """
+        from fxprune.explanation import why_pinned
+
+        return why_pinned(self.graph, name)
 
     def group(self, name: str) -> Group:
         """The group of that name.

@@ -107,7 +107,7 @@ def describe_node(node: Node) -> str:
 
 
 def source_line(node: Node) -> str | None:
-    """Last user frame of the node's stack trace as `file:line: code`, or None."""
+    """The user's own source line for a node, torch's frames skipped, as `file, line, code`; None where it is not known."""
     trace = node.meta.get("stack_trace")
     if not trace:
         return None
@@ -115,6 +115,7 @@ def source_line(node: Node) -> str | None:
     frames = [index for index, line in enumerate(lines) if line.startswith("File ")]
     if not frames:
         return None
-    last = frames[-1]
+    own = [index for index in frames if "/torch/" not in lines[index]]
+    last = (own or frames)[-1]
     code = lines[last + 1] if last + 1 < len(lines) else ""
     return f"{lines[last]}: {code}"

@@ -10,7 +10,7 @@ groups, dimensions within attention heads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from fxprune.axes import Axes, Axis, Product, Variable, leaves
@@ -60,7 +60,7 @@ def find_groups(program: Program, propagation: Propagation) -> tuple[Group, ...]
     """All dependency groups, in the order of their first parameter."""
     members = _members(program, propagation)
     outers = find_nesting(propagation, set(members))
-    names, consumers = _names(members), _consumers(propagation)
+    names, consumers = _names(program, members), _consumers(propagation)
     return tuple(
         Group(
             names[variable],
@@ -100,6 +100,7 @@ def _members(program: Program, propagation: Propagation) -> dict[Variable, list[
 def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Variable, Variable]:
     """For each variable the one under which its choice may be nested, where there is one."""
     candidates: dict[Variable, set[Variable]] = {}
+    order = {leaf: None for axes in propagation.tensors.values() for axis in axes for leaf in leaves(axis)}
     for axes in propagation.tensors.values():
         for variable, companions in _companions(axes, variables):
             known = candidates.get(variable)
@@ -111,7 +112,8 @@ def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Var
     candidates = {variable: found for variable, found in candidates.items() if found}
     for node, mixed in propagation.mixed.items() if candidates else ():
         _forbid_mixing(candidates, mixed, _touched(propagation, node))
-    chosen = {variable: _closest(found, variables) for variable, found in candidates.items() if found}
+    ordered = {variable: [each for each in order if each in found] for variable, found in candidates.items() if found}
+    chosen = {variable: _closest(found, variables) for variable, found in ordered.items() if found}
     return _without_chains(chosen)
 
 
@@ -129,7 +131,7 @@ def _companions(axes: Axes, variables: Set[Variable]) -> Iterator[tuple[Variable
     if all(variable not in variables for axis in axes for variable in leaves(axis)):
         return
     known = [_coordinates(axis) for axis in axes]
-    counts = Counter(variable for each in known for variable in each)
+    counts = Counter(variable for axis in axes for variable in leaves(axis))
     for at, axis in enumerate(axes):
         elsewhere = (
             frozenset().union(*(each for other, each in enumerate(known) if other != at))
@@ -182,7 +184,7 @@ def _forbid_mixing(candidates: dict[Variable, set[Variable]], mixed: Axes, touch
             candidates[variable] -= along
 
 
-def _closest(found: set[Variable], variables: set[Variable]) -> Variable:
+def _closest(found: Sequence[Variable], variables: set[Variable]) -> Variable:
     """One candidate: prunable ones first, then the smallest (the outermost structure); any of them is correct."""
     return min(found, key=lambda each: (each not in variables, each.size))
 
@@ -197,8 +199,8 @@ def _kind(variable: Variable) -> str:
     return variable.kind or "features"
 
 
-def _names(members: Mapping[Variable, list[Member]]) -> dict[Variable, str]:
-    owners = {variable: _owner(found) for variable, found in members.items()}
+def _names(program: Program, members: Mapping[Variable, list[Member]]) -> dict[Variable, str]:
+    owners = {variable: _owner(program, found) for variable, found in members.items()}
     shared = Counter(owners.values())
     names = {v: owner if shared[owner] == 1 else f"{owner}:{_kind(v)}" for v, owner in owners.items()}
     counts, seen = Counter(names.values()), Counter[str]()
@@ -209,8 +211,12 @@ def _names(members: Mapping[Variable, list[Member]]) -> dict[Variable, str]:
     return names
 
 
-def _owner(members: list[Member]) -> str:
+def _owner(program: Program, members: list[Member]) -> str:
     """Module that produces the indices: of the first matrix whose rows they are, else of the first tensor."""
-    rows = [member.name for member in members if member.dim == 0 and member.name.endswith("weight")]
-    name = (rows or [members[0].name])[0]
+    ranks = {member.name: len(program.signature_shape(member.name)) for member in members}
+    rows = [member.name for member in members if member.dim == 0 and ranks[member.name] > 1]
+    matrices = [member.name for member in members if ranks[member.name] > 1]
+    first_row, first_matrix = rows[:1], matrices[:1]
+    embedded = first_matrix and "embed" in first_matrix[0].lower()
+    name = (first_matrix if embedded else first_row or first_matrix or [members[0].name])[0]
     return name.removesuffix(".weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch.fx import Node
 from fxprune.capture import capture
 from fxprune.costs import build_costs
 from fxprune.costs.breakdown import NodeCosts, break_down, unreached_parameters
-from fxprune.costs.costs import weight_names
+from fxprune.costs.costs import weights_of
 from fxprune.passes.raising import module_path
 from fxprune.program import Program
 
@@ -123,7 +123,7 @@ def profile(model: nn.Module, example_inputs: Any = None) -> Profile:
     """
     program = capture(model, example_inputs)
     totals = build_costs(program, None).original
-    weights = sum(program.tensor(name).nbytes for name in weight_names(program))
+    weights = sum(tensor.nbytes for _, tensor in weights_of(program))
     return Profile(
         model=program.root.__name__,
         rows=tuple(_rows(program)),
@@ -137,36 +137,31 @@ def profile(model: nn.Module, example_inputs: Any = None) -> Profile:
 
 def _rows(program: Program) -> Iterator[ProfileRow]:
     parents = {path.rpartition(".")[0] for path in program.module_types if path}
-    found: dict[str, list[NodeCosts]] = {}
+    leaves = program.module_types.keys() - parents
+    found: dict[tuple[str, str], list[NodeCosts]] = {}
     for costs in break_down(program):
-        path = module_path(costs.node)
-        leaf = path is not None and path in program.module_types and path not in parents
-        name = _leaf_name(path) if leaf else _operation_name(path, costs.node)
-        found.setdefault(name, []).append(costs)
-    for name, members in found.items():
-        row = _row(name, program, members)
+        found.setdefault(_name_and_type(costs.node, program, leaves), []).append(costs)
+    for (name, kind), members in found.items():
+        row = _row(name, kind, members)
         if row.flops or row.params or row.activation:
             yield row
     if rest := unreached_parameters(program):
         yield ProfileRow("(not read by forward)", "", None, 0, rest, 0)
 
 
-def _leaf_name(path: str | None) -> str:
-    return path or "(the model itself)"
+def _name_and_type(node: Node, program: Program, leaves: Container[str]) -> tuple[str, str]:
+    """The leaf module that the operation belongs to, or the operation itself."""
+    path = module_path(node)
+    if path is not None and path in leaves:
+        return path or "(the model itself)", program.module_types[path].__name__
+    return f"{path}:{node.name}" if path else node.name, _operation(node)
 
 
-def _operation_name(path: str | None, node: Node) -> str:
-    return f"{path}:{node.name}" if path else node.name
-
-
-def _row(name: str, program: Program, members: Sequence[NodeCosts]) -> ProfileRow:
-    last = members[-1]
-    path = module_path(last.node)
-    leaf = name == _leaf_name(path) and path in program.module_types
+def _row(name: str, kind: str, members: Sequence[NodeCosts]) -> ProfileRow:
     return ProfileRow(
         name=name,
-        type=program.module_types[path].__name__ if leaf and path is not None else _operation(last.node),
-        shape=last.shape,
+        type=kind,
+        shape=members[-1].shape,
         flops=sum(each.flops for each in members),
         params=sum(each.params for each in members),
         activation=sum(each.activation for each in members),

@@ -85,16 +85,14 @@ class MaskedOriginal(Interpreter):
         return value
 
     def _spread(self, result: Tensor, axes: TensorAxes, node: Node) -> Tensor:
-        mask = self._mask(axes, result)
-        if mask is None:
+        if not self.cut.touches(axes):
             return result
-        shape = [
-            axis.size if self.cut.count(axis) != axis.size else size
-            for axis, size in zip(axes, result.shape, strict=True)
-        ]
+        sizes = zip(axes, result.shape, strict=True)
+        shape = [axis.size if self.cut.count(axis) != axis.size else size for axis, size in sizes]
         full = result.new_zeros(shape)
-        if int(mask.expand(shape).sum()) != result.numel():
-            msg = f"{node.target} returned {tuple(result.shape)} where {mask.expand(shape).sum()} elements are kept"
+        places = self.cut.slice(torch.arange(full.numel(), device=result.device).reshape(shape), axes)
+        if places.shape != result.shape:
+            msg = f"{node.target} returned {tuple(result.shape)} where {tuple(places.shape)} is kept"
             raise GraphError(msg, node)
-        full[mask.expand(shape)] = result.flatten()
+        full.view(-1)[places.flatten()] = result.flatten()
         return full

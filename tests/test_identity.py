@@ -76,8 +76,14 @@ PLENTY: tuple[Any, ...] = ("100%", 1.0, {"params": 1e12}, {"memory": "1 TB", "fl
 
 
 def outputs(module: nn.Module, *inputs: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return list(tree_leaves(module.eval()(*(each.clone() for each in inputs))))
+    """What a module returns; attention layers by their parts, as they are captured, not by their fused kernel."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            return list(tree_leaves(module.eval()(*(each.clone() for each in inputs))))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:

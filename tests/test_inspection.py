@@ -49,7 +49,7 @@ groups: what is kept or cut together
 
  group              count   kind       size   axes   parameters
  ──────────────────────────────────────────────────────────────
- blocks.0.norm          1   features      8     17        1,480
+ embed                  1   features      8     17        1,480
  blocks.{0..2}.up       3   features     20      3          340
 
 pinned: what has to stay, and how many parameters lie along it

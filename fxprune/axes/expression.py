@@ -79,9 +79,9 @@ class Concat:
     __slots__ = ("parts", "size")
 
     def __init__(self, parts: tuple[Axis, ...]) -> None:
-        """Make the concatenation of `parts`."""
-        self.parts = parts
-        self.size: int = sum(part.size for part in parts)
+        """Make the concatenation of `parts`; empty ones are left out."""
+        self.parts = tuple(part for part in parts if part.size)
+        self.size: int = sum(part.size for part in self.parts)
 
     def __repr__(self) -> str:
         """Parts joined by +."""

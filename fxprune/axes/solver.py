@@ -57,7 +57,7 @@ class Solver:
         left, right = head(left), head(right)
         if left is right or left.size <= 1:
             return
-        assert left.size == right.size, f"unify {left} with {right} at {self.node}"
+        assert left.size == right.size, f"{left} and {right} are of different sizes at {self.node}"
         if isinstance(left, Variable):
             _bind(left, right)
         elif isinstance(right, Variable):
@@ -136,16 +136,18 @@ class Solver:
         self.unify(pair[1], product(inner))
 
     def _factor_concat(self, axis: Concat, inner: int) -> tuple[Axis, Axis] | None:
-        parts = parts_of(axis)
-        if any(part.size % inner for part in parts):
-            return None
-        pairs = [self.factor(part, inner) for part in parts]
+        pairs = [self._factor_run(run, inner) for run in _runs(axis, inner)]
         if any(pair is None for pair in pairs):
             return None
         found = [pair for pair in pairs if pair is not None]
         for _, other in found[1:]:
             self.unify(found[0][1], other)
         return concat([pair[0] for pair in found]), found[0][1]
+
+    def _factor_run(self, run: Axis, inner: int) -> tuple[Axis, Axis] | None:
+        if run.size == inner:
+            return Variable(1), run
+        return None if isinstance(run, Concat) else self.factor(run, inner)
 
     def _factor_product(self, axis: Product, inner: int) -> tuple[Axis, Axis] | None:
         outers, inners = factors_of(axis), list[Axis]()
@@ -197,6 +199,16 @@ class Solver:
         reason = f"{_shape(left)} cannot be matched with {_shape(right)}"
         self.pin(left, reason)
         self.pin(right, reason)
+
+
+def _runs(axis: Concat, inner: int) -> list[Axis]:
+    """Consecutive parts, gathered until their total is a multiple of `inner`."""
+    runs: list[list[Axis]] = [[]]
+    for part in parts_of(axis):
+        runs[-1].append(part)
+        if sum(each.size for each in runs[-1]) % inner == 0:
+            runs.append([])
+    return [concat(run) for run in runs if run]
 
 
 def _bind(variable: Variable, target: Axis) -> None:

@@ -58,7 +58,7 @@ def break_down(program: Program) -> tuple[NodeCosts, ...]:
 def unreached_parameters(program: Program) -> int:
     """Elements of the parameters that the captured forward does not read."""
     reached = program.reached()
-    return sum(program.tensor(name).numel() for name in _parameters(program) if name not in reached)
+    return sum(program.tensors[name].numel() for name in _parameters(program) if name not in reached)
 
 
 def _parameters(program: Program) -> Iterator[str]:
@@ -71,9 +71,9 @@ def _parameters_by_first_reader(program: Program) -> dict[Node, int]:
     for node in program.nodes:
         for source in node.all_input_nodes:
             name = program.canonical(str(source.target)) if source.op == "get_attr" else None
-            if name in left:
+            if name is not None and name in left:
                 left.remove(name)
-                counts[node] += program.tensor(name).numel()
+                counts[node] += program.tensors[name].numel()
     return dict(counts)
 
 

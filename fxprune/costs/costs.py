@@ -22,7 +22,7 @@ from torch import Tensor
 from fxprune.costs.columns import Columns, ColumnTable
 from fxprune.costs.formulas import node_flops
 from fxprune.costs.memory import find_storages, tabulate_live_bytes
-from fxprune.costs.polynomial import Monomial, Table, collect, tabulate, volume
+from fxprune.costs.polynomial import Table, collect, tabulate, volume
 from fxprune.costs.sizes import Sizes
 from fxprune.errors import InputError
 from fxprune.groups import Group
@@ -103,30 +103,25 @@ def build_costs(program: Program, propagation: Propagation | None, groups: tuple
     columns = Columns([group.variable for group in groups])
     sizes = Sizes(program, columns, propagation)
     flops = collect(term for node in program.graph_module.graph.nodes for term in node_flops(node, sizes))
-    elements = dict(_elements(program, sizes))
+    weights = dict(weights_of(program))
+    elements = {name: volume(sizes.tensor(name, tensor)) for name, tensor in weights.items()}
+    bytes_ = collect(count * weights[name].dtype.itemsize for name, count in elements.items())
     params = collect(
         count for name, count in elements.items() if name in program.tensors and name not in program.buffers
     )
-    weights = collect(count * program.tensor(name).dtype.itemsize for name, count in elements.items())
     live = tabulate_live_bytes(find_storages(program, sizes), columns.unit)
     metrics = {
         "flops": (tabulate([flops], columns.unit),),
         "params": (tabulate([params], columns.unit),),
-        "memory": (tabulate([weights], columns.unit), live),
+        "memory": (tabulate([bytes_], columns.unit), live),
     }
     widths = np.array([group.size for group in groups], dtype=np.int64)
     return Costs(tuple(group.name for group in groups), widths, columns.compile(), metrics)
 
 
-def _elements(program: Program, sizes: Sizes) -> Iterator[tuple[str, Monomial]]:
-    """Number of elements of every parameter, buffer and constant, tied ones once."""
-    for name in weight_names(program):
-        yield name, volume(sizes.tensor(name))
-
-
-def weight_names(program: Program) -> Iterator[str]:
-    """Names of all parameters, buffers and constants, tied ones once."""
-    for name in (*program.tensors, *program.constants):
-        # A region with its own gradient mode is a constant too, but a graph and no tensor.
-        if name not in program.aliases and isinstance(program.tensor(name), Tensor):
-            yield name
+def weights_of(program: Program) -> Iterator[tuple[str, Tensor]]:
+    """All parameters, buffers and constants with their names, tied ones once."""
+    for name, tensor in (*program.tensors.items(), *program.constants.items()):
+        # A region with a gradient mode of its own is a constant too, but a graph and no tensor.
+        if name not in program.aliases and isinstance(tensor, Tensor):
+            yield name, tensor

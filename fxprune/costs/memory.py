@@ -148,9 +148,16 @@ def tabulate_live_bytes(storages: Sequence[Storage], unit: int) -> Table:
         term = position[storage.size.columns]
         steps[storage.start, term] += storage.size.coefficient
         steps[storage.end + 1, term] -= storage.size.coefficient
-    live = np.cumsum(steps, axis=0)
     starts = sorted({storage.start for storage in storages})
-    return compile_table(list(position) or [()], undominated(live[starts or [0]]), unit)
+    live = np.cumsum(steps, axis=0)[starts or [0]]
+    return compile_table(list(position) or [()], undominated(_hills(live)), unit)
+
+
+def _hills(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rows that their successor does not reach or exceed in every place: a quick first selection."""
+    followed = (rows[1:] >= rows[:-1]).all(axis=1)
+    hills: NDArray[np.float64] = rows[~np.append(followed, False)]
+    return hills
 
 
 def undominated(rows: NDArray[np.float64]) -> NDArray[np.float64]:

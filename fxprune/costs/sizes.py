@@ -31,11 +31,10 @@ class Sizes:
     Without a propagation all sizes are constants.
     """
 
-    __slots__ = ("_columns", "_program", "_propagation", "_real", "_shapes", "_symbols")
+    __slots__ = ("_columns", "_propagation", "_real", "_shapes", "_symbols")
 
     def __init__(self, program: Program, columns: Columns, propagation: Propagation | None = None) -> None:
         """Read the sizes of the example inputs."""
-        self._program = program
         self._columns = columns
         self._propagation = propagation
         self._symbols = dict(_symbols(program))
@@ -49,11 +48,11 @@ class Sizes:
             found = self._shapes[node] = self._results(node)
         return found
 
-    def tensor(self, name: str) -> Shape:
+    def tensor(self, name: str, tensor: torch.Tensor) -> Shape:
         """Shape of a parameter, buffer or constant."""
         axes = None if self._propagation is None else self._propagation.tensors.get(name)
         if axes is None:
-            return tuple(Monomial(size) for size in self._program.tensor(name).shape)
+            return tuple(Monomial(size) for size in tensor.shape)
         return tuple([self._columns.size(axis) for axis in axes])
 
     def real(self, size: Any) -> int:

@@ -77,6 +77,7 @@ def elementwise(trace: Trace, *operands: Any, **named: Any) -> Axes:
     aten.to.other,
     aten.zero_.default,
     aten.fill_.Scalar,
+    aten.fill_.Tensor,
     aten.bernoulli.default,
     aten.zeros_like.default,
     aten.ones_like.default,

@@ -76,22 +76,25 @@ def unbind(trace: Trace, input: Axes, dim: int = 0) -> tuple[Axes, ...]:
 
 
 def _resize_slice(resizing: Resizing) -> Arguments:
-    """Start and end are counted in kept elements."""
-    dim, start, end = _slice_bounds(resizing.node.args, resizing.node.kwargs, resizing.operand(0))
+    """Start and end are counted in kept elements; a stride along a pinned inner factor runs to the end."""
+    dim, start, end, step = _slice_bounds(resizing.node.args, resizing.node.kwargs, resizing.operand(0))
     axis = resizing.operand(0)[dim]
     if not resizing.changed(axis) or not isinstance(start, int) or not isinstance(end, int):
         return resizing.args, resizing.kwargs
+    if step != 1:
+        return (resizing.args[0], dim, start, resizing.kept(axis), step), {}
     before = kept_before(axis, start, resizing)
     args = (resizing.args[0], dim, before, before + resizing.kept(resizing.result[dim]))
     return args, {}
 
 
-def _slice_bounds(args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes) -> tuple[Any, Any, Any]:
+def _slice_bounds(args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes) -> tuple[Any, Any, Any, int]:
     given = dict(zip(("input", "dim", "start", "end", "step"), args, strict=False)) | kwargs
     dim = given.get("dim", 0)
     size = axes[dim].size
     start, end = given.get("start"), given.get("end")
-    return dim, _clamp(0 if start is None else start, size), _clamp(size if end is None else end, size)
+    bounds = _clamp(0 if start is None else start, size), _clamp(size if end is None else end, size)
+    return dim, *bounds, given.get("step", 1)
 
 
 def _clamp(position: Any, size: int) -> Any:

@@ -194,8 +194,9 @@ def _resize_interleave(resizing: Resizing) -> Arguments:
     dim: Any = args[2] if len(args) > 2 else kwargs.get("dim")
     if dim is None:
         return resizing.args, resizing.kwargs
-    repeats = resizing.kept(resizing.result[dim]) // resizing.kept(resizing.operand(0)[dim])
-    return resizing.with_argument(1, "repeats", repeats)
+    kept = resizing.kept(resizing.result[dim])
+    resized, named = resizing.with_argument(1, "repeats", kept // resizing.kept(resizing.operand(0)[dim]))
+    return resized, {**named, "output_size": kept} if named.get("output_size") is not None else named
 
 
 @rule(aten.repeat_interleave.self_int, resize=_resize_interleave)

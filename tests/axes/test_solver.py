@@ -252,7 +252,6 @@ def test_the_first_pin_stays() -> None:
     assert first.pin == Pin("first")
 
 
-@pytest.mark.xfail(reason="the part 1 x [2 + 6] dissolves in the concatenation around it, and 2 is no multiple of 8")
 def test_a_unit_part_is_factored_with_the_others() -> None:
     inner = Concat((Variable(2), Variable(6)))
     left = Concat((Product((Variable(1), inner)), Product((Variable(3), inner))))
@@ -262,7 +261,7 @@ def test_a_unit_part_is_factored_with_the_others() -> None:
     assert not solver.conflicts
 
 
-@pytest.mark.xfail(reason="a part of size 0 makes a concatenation no larger than its variable", raises=RecursionError)
+
 def test_an_empty_part_binds_no_variable_to_itself() -> None:
     variable = Variable(4)
     Solver().unify(variable, Concat((variable, Variable(0))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fxprune.capture import capture
 from fxprune.costs import build_costs
 from fxprune.inputs import normalise_inputs
+from fxprune.program import Program
 
 
 def counted(module: nn.Module, inputs: Any) -> int:
@@ -32,9 +32,10 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def weight_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of tensors, shared ones once."""
-    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors.values()}.values())
+def weight_bytes(program: Program) -> int:
+    """Bytes of all parameters, buffers and constants, shared ones once."""
+    stored = (*program.tensors.values(), *program.constants.values())
+    return sum(tensor.nbytes for tensor in {id(each): each for each in stored if isinstance(each, Tensor)}.values())
 
 
 def original(module: nn.Module, inputs: Any) -> dict[str, float]:

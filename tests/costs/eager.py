@@ -19,7 +19,8 @@ def live_bytes(program: Program) -> list[int]:
     """Bytes of all values alive after each node of the graph, before what it read last is freed."""
     inputs = iter(tree_flatten_spec((program.args, dict(program.kwargs)), program.in_spec))
     leaves = [leaf for leaf in tree_leaves((program.args, dict(program.kwargs))) if isinstance(leaf, Tensor)]
-    weights = {_storage(program.tensor(name)) for name in (*program.tensors, *program.constants)}
+    stored = (*program.tensors.values(), *program.constants.values())
+    weights = {_storage(tensor) for tensor in stored if isinstance(tensor, Tensor)}
     environment: dict[Node, Any] = {}
     found = []
     for node in program.graph_module.graph.nodes:
@@ -36,7 +37,8 @@ def _run(node: Node, environment: dict[Node, Any], program: Program, inputs: Ite
     if node.op == "placeholder":
         return next(inputs)
     if node.op == "get_attr":
-        return program.tensor(str(node.target))
+        name = str(node.target)
+        return program.constants[name] if name in program.constants else program.tensors[name]
     args: Any = torch.fx.map_arg(node.args, lambda each: environment[each])
     kwargs: Any = torch.fx.map_arg(node.kwargs, lambda each: environment[each])
     if node.op == "output":

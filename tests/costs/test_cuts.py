@@ -78,7 +78,7 @@ def _compare(model: nn.Module, x: torch.Tensor, seed: int) -> None:
     assert got["params"] == parameters(slim)
     assert got["flops"] == counted(slim, x)
     again = capture(slim, x)
-    assert got["memory"] == weight_bytes({**again.tensors, **again.constants}) + max(live_bytes(again))
+    assert got["memory"] == weight_bytes(again) + max(live_bytes(again))
 
 
 def _widths(analysis: Analysis, random: np.random.Generator, count: int) -> NDArray[np.int64]:

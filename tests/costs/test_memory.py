@@ -29,7 +29,7 @@ def _check(model: nn.Module, x: Tensor) -> None:
     measured, predicted = live_bytes(program), _predicted(program)
     calls = [at for at, node in enumerate(program.nodes) if node.op in ("call_function", "output")]
     assert [measured[at] for at in calls] == [predicted[at] for at in calls]
-    assert original(model, x)["memory"] == weight_bytes({**program.tensors, **program.constants}) + max(measured)
+    assert original(model, x)["memory"] == weight_bytes(program) + max(measured)
 
 
 @pytest.mark.parametrize("name", NETS)
