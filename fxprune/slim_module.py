@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,13 @@ class SlimModule(GraphModule):
 
     Its submodules are `torch.nn` modules under the original's names, and its state dict has the original's keys.
     """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SlimModule:
+        """A copy with weights of its own, that remembers the same making."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+            copied: SlimModule = super().__deepcopy__(memo)
+        return copied
 
     @property
     def _provenance(self) -> Provenance:
@@ -74,13 +82,25 @@ def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | Non
         _set_tensor(root, name, tensor, persistent=False)
     module = SlimModule(root, slim.graph, class_name=f"Slim{program.root.__name__}")
     _adopt(module, root)
-    slim.graph.set_codegen(program.graph_module.graph._codegen)
-    module._in_spec, module._out_spec = program.in_spec, program.out_spec
-    module.recompile()
+    _give_signature(module, program)
     for path, child in module.named_modules():
         child.training = program.training.get(path, program.training[""])
     module.meta["fxprune"] = Provenance(plan, scores, None, specs, (program.args, dict(program.kwargs)))
     return module
+
+
+def _give_signature(module: GraphModule, program: Program) -> None:
+    """The original's arguments and outputs: plain ones as they are, nested ones by their tree structure."""
+    if (
+        all(spec.is_leaf() for part in program.in_spec.children() for spec in part.children())
+        and program.out_spec.is_leaf()
+    ):
+        output = next(iter(reversed(module.graph.nodes)))
+        output.args = (output.args[0][0],)  # type: ignore[index]
+    else:
+        module.graph.set_codegen(program.graph_module.graph._codegen)
+        module._in_spec, module._out_spec = program.in_spec, program.out_spec
+    module.recompile()
 
 
 def attach_report(module: SlimModule, report: Report) -> None:

@@ -1,8 +1,9 @@
-"""Inline regions: `torch.no_grad()` and `torch.autocast(enabled=False)` blocks, which `torch.export` keeps as sub-graphs.
+"""Inline regions: `torch.no_grad()` and `torch.autocast(enabled=False)` blocks, which `torch.export` keeps apart.
 
-A region without gradients becomes its operations with its results detached, which is what it means. A region that switches
-autocasting off becomes its operations; one that switches it on changes the types inside and stays whole: what touches it is
-pinned, like any operation without a rule. Activation checkpointing changes nothing that is computed, so it is dropped.
+A region without gradients becomes its operations with its results detached, which is what it means. A region that
+switches autocasting off becomes its operations; one that switches it on changes the types inside and stays whole:
+what touches it is pinned, like any operation without a rule. Activation checkpointing changes nothing that is
+computed, so it is dropped.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _GRAPH_POSITIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4, "t
 
 def inline_regions(graph_module: GraphModule) -> None:
     """Replace regions by their operations, in place, until none is left that can be."""
-    while any([_inline(graph_module, node) for node in list(graph_module.graph.nodes) if _is_region(node)]):
-        pass
+    inlined = True
+    while inlined:
+        inlined = sum(_inline(graph_module, node) for node in list(graph_module.graph.nodes) if _is_region(node)) > 0
     graph_module.graph.eliminate_dead_code()
     for name in [name for name, child in graph_module.named_children() if isinstance(child, GraphModule)]:
         if not any(node.op == "get_attr" and node.target == name for node in graph_module.graph.nodes):

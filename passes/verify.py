@@ -31,8 +31,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torc
 def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModule) -> float:
     """Compare the slim model with the masked original.
 
-    Where the error is larger than rounding usually makes it, both are compared once more in double precision, which tells
-    an ill-conditioned model from a wrong one.
+    Where the error is larger than rounding usually makes it, both are compared once more in double precision, which
+    tells an ill-conditioned model from a wrong one.
 
     Args:
         program: the captured original.

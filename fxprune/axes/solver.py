@@ -89,6 +89,8 @@ class Solver:
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis] | None:
         """Write `axis` as [first + second] with a first part of size `at`, or None where its structure forbids it."""
         axis = head(axis)
+        if at in (0, axis.size):
+            return (Variable(0), axis) if at == 0 else (axis, Variable(0))
         if isinstance(axis, Variable):
             return _split_variable(axis, at)
         if isinstance(axis, Concat):
@@ -237,10 +239,6 @@ def _factor_variable(axis: Variable, inner: int) -> tuple[Axis, Axis]:
 
 
 def _split_variable(axis: Variable, at: int) -> tuple[Axis, Axis]:
-    if at == axis.size:
-        return axis, Variable(0)
-    if at == 0:
-        return Variable(0), axis
     pair = Variable(at, axis.pin, axis.kind), Variable(axis.size - at, axis.pin, axis.kind)
     axis.bound = Concat(pair)
     return pair

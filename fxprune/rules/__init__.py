@@ -14,8 +14,10 @@ from fxprune.rules import (
     parts,
     pooling,
     products,
+    recurrent,
     reduction,
     shape,
+    writing,
 )
 from fxprune.rules.registry import Role, Rule, find_rule, rule, unregister
 from fxprune.rules.resizing import Arguments, Resizing
@@ -38,8 +40,10 @@ __all__ = [
     "parts",
     "pooling",
     "products",
+    "recurrent",
     "reduction",
     "rule",
     "shape",
     "unregister",
+    "writing",
 ]

@@ -22,9 +22,15 @@ from fxprune.rules.trace import Trace
 aten = torch.ops.aten
 
 
-@rule(aten.batch_norm.default, aten.instance_norm.default)
+@rule(aten.batch_norm.default, aten.instance_norm.default, role=Role.REDUCTION)
 def batch_norm(trace: Trace, input: Axes, *statistics: Any, **_: Any) -> Axes:
-    """y[n, c, p] = (x[n, c, p] - mean[c]) / std[c] * w[c] + b[c]; for InstanceNorm the mean runs over p alone."""
+    """y[n, c, p] = (x[n, c, p] - mean[c]) / std[c] * w[c] + b[c].
+
+    The statistics are given, or taken from the input: over n and p (which weight standardisation uses with parameters
+    for an input), for InstanceNorm over p alone.
+    """
+    if statistics[4]:
+        trace.mix(*input[:1], *input[2:])
     for axes in statistics[:4]:
         if axes is not None:
             trace.unify(input[1], axes[0])

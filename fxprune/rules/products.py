@@ -68,6 +68,40 @@ def add_product(trace: Trace, bias: Axes, left: Axes, right: Axes, **_: Any) -> 
     return trace.broadcast([matmul(trace, left, right), bias])
 
 
+@rule(
+    "transformers.grouped_mm_fallback.default",
+    aten._grouped_mm.default,
+    role=Role.CONTRACTION,
+)
+def grouped_product(trace: Trace, rows: Axes, weight: Axes, *_: Any, **__: Any) -> Axes:
+    """y[t, n] = sum_k x[t, k] w[e(t), k, n], where offsets say which expert e holds row t: experts are pinned."""
+    if len(rows) != 2 or len(weight) != 3:
+        trace.pin_all((*rows, *weight), "product in groups")
+        return trace.fixed_axes(trace.shape, "product in groups")
+    trace.pin(weight[0], "addressed by the router")
+    trace.unify(rows[1], weight[1])
+    trace.mix(rows[1])
+    return (rows[0], weight[2])
+
+
+@rule(aten.outer.default, aten.ger.default)
+def outer(_: Trace, left: Axes, right: Axes) -> Axes:
+    """y[i, j] = a[i] c[j]."""
+    return (left[0], right[0])
+
+
+@rule(aten.tensordot.default, role=Role.CONTRACTION)
+def tensordot(trace: Trace, left: Axes, right: Axes, dims_self: Sequence[int], dims_other: Sequence[int]) -> Axes:
+    """y[free a, free c] = sum over the paired dimensions of a c."""
+    pairs = [(own % len(left), other % len(right)) for own, other in zip(dims_self, dims_other, strict=True)]
+    for own, other in pairs:
+        trace.unify(left[own], right[other])
+        trace.mix(left[own])
+    free = [axis for at, axis in enumerate(left) if at not in {own for own, _ in pairs}]
+    others = [axis for at, axis in enumerate(right) if at not in {other for _, other in pairs}]
+    return (*free, *others)
+
+
 @rule(aten.einsum.default, role=Role.CONTRACTION)
 def einsum(trace: Trace, equation: str, operands: Sequence[Axes], **_: Any) -> Axes:
     """y[out] = sum over the letters that the result lacks; a letter is one axis wherever it stands."""

@@ -37,6 +37,10 @@ def drop_dims(trace: Trace, axes: Axes, dims: int | Sequence[int] | None) -> Axe
     aten.std.default,
     aten.max.default,
     aten.min.default,
+    aten.any.default,
+    aten.all.default,
+    aten.norm.Scalar,
+    aten.count_nonzero.default,
     role=Role.REDUCTION,
 )
 def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
@@ -56,6 +60,11 @@ def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     aten.std.dim,
     aten.var.correction,
     aten.std.correction,
+    aten.any.dim,
+    aten.all.dim,
+    aten.nansum.default,
+    aten.nanmean.default,
+    aten.count_nonzero.dim_IntList,
     role=Role.REDUCTION,
 )
 def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = None, *_: Any, **__: Any) -> Axes:
@@ -106,6 +115,23 @@ def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
     if input:
         trace.pin(input[dim], "accumulated along it")
     return input
+
+
+@rule(aten.diff.default)
+def difference(trace: Trace, input: Axes, n: int = 1, dim: int = -1, *_: Any) -> Axes:
+    """y[i] = x[i + 1] - x[i] along `dim`: the order matters, so it is pinned."""
+    trace.pin(input[dim], "differences along it")
+    axes = list(input)
+    axes[dim] = trace.fixed(trace.shape[dim], "differences along it")
+    return tuple(axes)
+
+
+@rule(aten.cdist.default, role=Role.REDUCTION)
+def pairwise_distance(trace: Trace, left: Axes, right: Axes, *_: Any) -> Axes:
+    """y[b, i, j] = ||x1[b, i, :] - x2[b, j, :]||, the norm over what is kept."""
+    trace.unify(left[-1], right[-1])
+    trace.mix(left[-1])
+    return (*trace.broadcast([left[:-2], right[:-2]]), left[-2], right[-2])
 
 
 @rule(aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default, aten.mode.default, aten.kthvalue.default)

@@ -65,7 +65,8 @@ def rule(
     """Register the decorated function as the rule of `operations`.
 
     Args:
-        operations: ATen overloads, for example `torch.ops.aten.linear.default`.
+        operations: ATen overloads, for example `torch.ops.aten.linear.default`; one of a package that may not be
+            installed by its name, for example `"mylib.myop.default"`.
         role: what the operation does with cut slices.
         resize: rewrites arguments that speak of sizes; None where none do.
         resized: the operation that takes the rewritten arguments, where it is another one (`chunk` becomes
@@ -101,6 +102,8 @@ def unregister(operation: object) -> Rule | None:
 def find_rule(operation: object) -> Rule | None:
     """The rule for an operation, or None; pointwise operations share one rule by their schema's tag."""
     found = _TABLE.get(operation)
+    if found is None and isinstance(operation, OpOverload):
+        found = _TABLE.get(str(operation))
     if found is None and isinstance(operation, OpOverload) and is_pointwise(operation):
         return _TABLE[POINTWISE]
     return found

@@ -31,13 +31,18 @@ def resize_shape(resizing: Resizing) -> Arguments:
     return resizing.with_argument(1, "size", sizes)
 
 
-@rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default, resize=resize_shape)
+@rule(
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    resize=resize_shape,
+)
 def reshape(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Row-major reshape: products of axes are matched where running sizes meet."""
     return trace.reshape(input, trace.shape)
 
 
-@rule(aten.flatten.using_ints, aten.view_as.default, aten.reshape_as.default)
+@rule(aten.flatten.using_ints, aten.view_as.default, aten.reshape_as.default, aten.ravel.default)
 def flatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Row-major reshape whose sizes follow by themselves."""
     return trace.reshape(input, trace.shape)

@@ -6,9 +6,9 @@ are energies (squared norms), so with `e(w)` the sum of the `w` largest over the
     loss(w) = -log e(w).
 
 The logarithm makes the losses of groups add up: fractions that successive layers retain multiply, so the sum over
-groups is the negative logarithm of what gets through all of them. A group that feeds several layers (the residual stream)
-starves each of them, so its loss counts once for each. A nested choice (importance `[outer, size]`) keeps the same number
-per outer index, each outer index its own best.
+groups is the negative logarithm of what gets through all of them. A group that feeds several layers (the residual
+stream) starves each of them, so its loss counts once for each. A nested choice (importance `[outer, size]`) keeps the
+same number per outer index, each outer index its own best.
 """
 
 from __future__ import annotations
