@@ -42,7 +42,8 @@ class SlimModule(GraphModule):
         """A copy with weights of its own, that remembers the same making."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
-            copied: SlimModule = super().__deepcopy__(memo)
+            copied = super().__deepcopy__(memo)
+        assert isinstance(copied, SlimModule)
         return copied
 
     @property
@@ -78,8 +79,8 @@ def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | Non
     root = _module_tree(program, specs)
     for name, tensor in slim.tensors.items():
         _set_tensor(root, name, tensor, persistent=name not in program.transient)
-    for name, tensor in slim.constants.items():
-        _set_tensor(root, name, tensor, persistent=False)
+    for name, constant in slim.constants.items():
+        _set_tensor(root, name, constant, persistent=False)
     module = SlimModule(root, slim.graph, class_name=f"Slim{program.root.__name__}")
     _adopt(module, root)
     _give_signature(module, program)
@@ -96,7 +97,7 @@ def _give_signature(module: GraphModule, program: Program) -> None:
         and program.out_spec.is_leaf()
     ):
         output = next(iter(reversed(module.graph.nodes)))
-        output.args = (output.args[0][0],)  # type: ignore[index]
+        output.args = (output.args[0][0],)
     else:
         module.graph.set_codegen(program.graph_module.graph._codegen)
         module._in_spec, module._out_spec = program.in_spec, program.out_spec

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from fxprune.cli.vision_operators import declare_vision_operators
 from fxprune.errors import InputError
 
 __all__ = ["load_model", "parse_arguments"]
@@ -84,6 +85,21 @@ def _import(name: str) -> ModuleType:
     working_directory = os.getcwd()
     if working_directory not in sys.path:
         sys.path.insert(0, working_directory)
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise InputError(_import_failure(name, error)) from error
+    except Exception as error:
+        raise InputError(_import_failure(name, error)) from error
+    return _import_without_operators(name)
+
+
+def _import_without_operators(name: str) -> ModuleType:
+    """Import once more, with torchvision's compiled operators declared but not implemented."""
+    declare_vision_operators()
+    for half_imported in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+        del sys.modules[half_imported]
     try:
         return importlib.import_module(name)
     except Exception as error:

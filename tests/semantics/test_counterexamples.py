@@ -36,7 +36,8 @@ class InterleavedRotary(nn.Module):
         even, odd = features[..., ::2], features[..., 1::2]
         rotated = torch.stack([-odd, even], dim=-1).flatten(-2)
         angles = self.angles.repeat_interleave(2, dim=-1)
-        return self.down(features * angles.cos() + rotated * angles.sin())
+        mixed: Tensor = self.down(features * angles.cos() + rotated * angles.sin())
+        return mixed
 
 
 class InnerBeforeOuter(nn.Module):
@@ -52,7 +53,8 @@ class InnerBeforeOuter(nn.Module):
         wide = self.a(x)
         turned = wide.unflatten(1, (3, 4)).transpose(1, 2)
         gate = turned.mean((-1, -2), keepdim=True).transpose(1, 2).flatten(1, 2)
-        return self.down(self.grouped(wide * gate).mean((-1, -2)))
+        pooled: Tensor = self.down(self.grouped(wide * gate).mean((-1, -2)))
+        return pooled
 
 
 MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
