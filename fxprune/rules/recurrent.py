@@ -36,7 +36,10 @@ def lstm(
 ) -> tuple[Axes, Axes, Axes]:
     """Outputs, last hidden states and last cell states."""
     hidden, cell = states
-    trace.broadcast([hidden, cell])
+    if hidden[-1].size == cell[-1].size:
+        trace.broadcast([hidden, cell])
+    else:
+        trace.pin_all((*hidden, *cell), "recurrent layer with projections")
     output = _layers(trace, input, hidden, params, 4, has_biases, num_layers, bidirectional)
     return output, hidden, cell
 

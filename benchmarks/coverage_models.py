@@ -1,0 +1,155 @@
+"""The zoo of the coverage benchmark: what models there are, and how one is built, randomised and fed.
+
+An entry is a name, where it comes from, its family, and a builder. Nothing here imports torch before a model is built: the process
+that hands out the work stays small. Models are built with random weights from the library that they come from; nothing is fetched.
+
+`make` then randomises what libraries initialise to constants, so that no part of a model is an identity that hides mistakes: vectors
+(norms, biases, LayerScale), constant matrices (zero-initialised branches and heads) and BatchNorm statistics, which are set near what
+the example input produces, but not at it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BATCH = 2
+LIMIT = 120_000_000
+"""Largest number of parameters of a model in the zoo."""
+
+
+class UnavailableError(Exception):
+    """The library is not installed, or its version has no such model; the model is left out of all counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A model with what one passes to it.
+
+    Attributes:
+        model: the module, in eval mode.
+        inputs: positional inputs (tuple) or keyword inputs (dict).
+        classes: size of the last layer, which users of other libraries name as what is not to be pruned; None where there is none.
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...] | dict[str, Any]
+    classes: int | None
+
+    def call(self, module: nn.Module) -> Any:
+        """Run a module on the inputs."""
+        return module(**self.inputs) if isinstance(self.inputs, dict) else module(*self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the zoo.
+
+    Attributes:
+        name: source and model, such as "timm/levit_128s"; unique.
+        source: the part of a library that the summary counts, such as "torchvision video".
+        family: what it stands for: a timm module, a kind of Transformers model, or the model itself.
+        build: makes the model with its example input.
+    """
+
+    name: str
+    source: str
+    family: str
+    build: Callable[[], Example]
+
+
+def zoo() -> tuple[Entry, ...]:
+    """All models, the sources that take longest per model first."""
+    from benchmarks import coverage_diffusers, coverage_timm, coverage_torchvision, coverage_transformers
+
+    parts = (coverage_torchvision, coverage_timm, coverage_transformers, coverage_diffusers)
+    return tuple(entry for part in parts for entry in part.entries())
+
+
+def select(patterns: Sequence[str]) -> tuple[Entry, ...]:
+    """Entries whose name or source matches one of the patterns (`fnmatch`); all where there are none."""
+    if not patterns:
+        return zoo()
+    return tuple(
+        entry
+        for entry in zoo()
+        if any(fnmatch.fnmatchcase(text, pattern) for text in (entry.name, entry.source) for pattern in patterns)
+    )
+
+
+def find(name: str) -> Entry:
+    """The entry of that name."""
+    return next(entry for entry in zoo() if entry.name == name)
+
+
+def make(entry: Entry) -> Example:
+    """Build a model, randomise it, and put it into eval mode.
+
+    Raises:
+        UnavailableError: the installed libraries do not have it.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    example = entry.build()
+    example.model.eval()
+    randomise(example)
+    return example
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def images(*shape: int) -> tuple[Any, ...]:
+    """One random input of this shape behind the batch dimension."""
+    import torch
+
+    return (torch.randn(BATCH, *shape),)
+
+
+def randomise(example: Example) -> None:
+    """Make vectors, constant tensors and BatchNorm statistics random, in place."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in example.model.parameters():
+            if parameter.is_floating_point() and parameter.numel() and _is_plain(parameter):
+                width = parameter.shape[1] if parameter.dim() > 1 else 1
+                limit = min(0.3, (3.0 / width) ** 0.5)
+                parameter += torch.empty_like(parameter).uniform_(-limit, limit)
+    _randomise_statistics(example)
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    return parameter.dim() <= 1 or bool((parameter == parameter.flatten()[0]).all())
+
+
+def _randomise_statistics(example: Example) -> None:
+    """Running means and variances near those of the example input, so that a deep random model neither dies nor explodes."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [module for module in example.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None
+    with torch.no_grad():
+        example.call(example.model)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean += 0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
+            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.6, 1.6)
+            norm.running_var += 1e-3
