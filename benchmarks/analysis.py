@@ -2,16 +2,17 @@
 
     python benchmarks/analysis.py --torch-pruning-python PYTHON [--rounds 5] [--out benchmarks/results]
 
-PYTHON is the interpreter of an environment with Torch-Pruning (benchmarks/README.md says how to make one). Every measurement is a
-process of its own with one thread; the two libraries take turns, so that a drift of the machine's speed meets both.
+PYTHON is the interpreter of an environment with Torch-Pruning (benchmarks/README.md says how to make one). Every
+measurement is a process of its own with one thread; the two libraries take turns, so that a drift of the machine's
+speed meets both.
 
 What is compared, capture excluded on both sides:
-- fxprune: `propagate` and `find_groups` on a captured graph: axes, coupling, dependency groups with nested choice. Building the cost
-  polynomials, which Torch-Pruning has no counterpart of, is listed by itself.
-- Torch-Pruning: `DependencyGraph.build_dependency`, less the time of one forward pass (its tracing), and `get_all_groups`.
-Both are the best of three calls in a fresh process.
-The whole way from module to pruned module with magnitude scores is reported beside it: `fxprune.compile` to 50 % of FLOPs, with and
-without its own check, and Torch-Pruning's `MetaPruner.step` at a ratio of 0.3.
+- fxprune: `propagate` and `find_groups` on a captured graph: axes, coupling, dependency groups with nested choice.
+    Building the cost polynomials, which Torch-Pruning has no counterpart of, is listed by itself. - Torch-Pruning:
+    `DependencyGraph.build_dependency`, less the time of one forward pass (its tracing), and `get_all_groups`. Both
+    are the best of three calls in a fresh process. The whole way from module to pruned module with magnitude scores
+    is reported beside it: `fxprune.compile` to 50 % of FLOPs, with and without its own check, and Torch-Pruning's
+    `MetaPruner.step` at a ratio of 0.3.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def table(found: dict[str, Any]) -> str:
     for name, result in found.items():
         ours, theirs = result["fxprune"], result["torch-pruning"]
         if ours is None or theirs is None:
-            lines.append(f"| {name} | failed or over {SECONDS} s: {'fxprune' if ours is None else 'Torch-Pruning'} |")
+            lines.append(f"| {name} | over {SECONDS} s or failed: {'fxprune' if ours is None else 'Torch-Pruning'} |")
             continue
         lines.append(
             f"| {name} | {ours['groups']:.0f} / {theirs['groups']:.0f} | {ours['analysis'] * 1e3:.0f} ms "
@@ -170,7 +171,8 @@ def machine() -> dict[str, str]:
     """What it was measured on."""
     import torch
 
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {"cpu": model, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 

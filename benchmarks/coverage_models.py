@@ -1,11 +1,14 @@
 """The zoo of the coverage benchmark: what models there are, and how one is built, randomised and fed.
 
-An entry is a name, where it comes from, its family, and a builder. Nothing here imports torch before a model is built: the process
-that hands out the work stays small. Models are built with random weights from the library that they come from; nothing is fetched.
+An entry is a name, where it comes from, its family, and a builder. Nothing here imports torch before a model is
+built: the process that hands out the work stays small. Models are built with random weights from the library that
+they come from; nothing is fetched.
 
-`make` then randomises what libraries initialise to constants, so that no part of a model is an identity that hides mistakes: vectors
-(norms, biases, LayerScale), constant matrices (zero-initialised branches and heads) and BatchNorm statistics, which are set near what
-the example input produces, but not at it.
+`make` then sees to it that no part of a model hides mistakes. What libraries initialise to constants is randomised:
+vectors (norms, biases, LayerScale), constant matrices (zero-initialised branches and heads) and BatchNorm statistics,
+which are set near what the example input produces, but not at it. Small random matrices are scaled up to keep the
+variance of what they multiply: Transformers' standard deviation of 0.02 would make every attention uniform, so that
+exchanged heads would go unnoticed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ class Example:
     Attributes:
         model: the module, in eval mode.
         inputs: positional inputs (tuple) or keyword inputs (dict).
-        classes: size of the last layer, which users of other libraries name as what is not to be pruned; None where there is none.
+        classes: size of the last layer, which users of other libraries name as what is not to be pruned; None where
+            there is none.
     """
 
     model: nn.Module
@@ -118,25 +122,41 @@ def randomise(example: Example) -> None:
     """Make vectors, constant tensors and BatchNorm statistics random, in place."""
     import torch
 
+    kernels = {
+        id(each.weight) for each in example.model.modules() if "Conv" in type(each).__name__ and _has_kernel(each)
+    }
     with torch.no_grad():
         for parameter in example.model.parameters():
-            if parameter.is_floating_point() and parameter.numel() and _is_plain(parameter):
-                width = parameter.shape[1] if parameter.dim() > 1 else 1
-                limit = min(0.3, (3.0 / width) ** 0.5)
-                parameter += torch.empty_like(parameter).uniform_(-limit, limit)
+            if not parameter.is_floating_point() or not parameter.numel():
+                continue
+            if parameter.dim() <= 1 or bool((parameter == parameter.flatten()[0]).all()):
+                limit = min(0.3, (3.0 / (parameter.shape[1] if parameter.dim() > 1 else 1)) ** 0.5)
+                parameter.add_(torch.empty_like(parameter).uniform_(-limit, limit))
+            else:
+                _enlarge(parameter, parameter[0].numel() if id(parameter) in kernels else parameter.shape[1])
     _randomise_statistics(example)
 
 
-def _is_plain(parameter: Tensor) -> bool:
-    return parameter.dim() <= 1 or bool((parameter == parameter.flatten()[0]).all())
+def _has_kernel(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() > 2
+
+
+def _enlarge(matrix: Tensor, width: int) -> None:
+    """Give a matrix at least the standard deviation that keeps the variance of `width` inputs."""
+    scale = width**-0.5 / float(matrix.std())
+    if scale > 1.0:
+        matrix.mul_(scale)
 
 
 def _randomise_statistics(example: Example) -> None:
-    """Running means and variances near those of the example input, so that a deep random model neither dies nor explodes."""
+    """Running means and variances near the example input's, so that a deep random model neither dies nor explodes."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    norms = [module for module in example.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [
+        module for module in example.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -152,4 +172,3 @@ def _randomise_statistics(example: Example) -> None:
             assert norm.running_var is not None
             norm.running_mean += 0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
             norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.6, 1.6)
-            norm.running_var += 1e-3

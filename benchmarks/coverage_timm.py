@@ -1,8 +1,9 @@
 """timm's part of the zoo: of every module the model with the smallest product of parameters and pixels, and some more.
 
-`smallest` finds them anew, which takes a quarter of an hour; the table keeps what it found with timm 1.0.31. A module whose models all
-have more than 120 M parameters is left out (`TOO_LARGE`), and models that timm keeps for its own tests (`test_...`) do not count. The image
-size is that of the model's `default_cfg`. `MORE` names models that differ from the one that stands for their module.
+`smallest` finds them anew, which takes a quarter of an hour; the table keeps what it found with timm 1.0.31. A module
+whose models all have more than 120 M parameters is left out (`TOO_LARGE`), and models that timm keeps for its own
+tests (`test_...`) do not count. The image size is that of the model's `default_cfg`. `MORE` names models that differ
+from the one that stands for their module.
 """
 
 from __future__ import annotations
@@ -115,25 +116,28 @@ SMALLEST = {
 }
 TOO_LARGE = ("deepseek_vit", "gemma4_vit", "vgg")
 MORE = {
-    "byobnet": ("eca_botnext26ts_256", "repvgg_a0"),
+    "byoanet": ("eca_botnext26ts_256",),
+    "byobnet": ("repvgg_a0",),
     "convnext": ("convnextv2_atto",),
     "cspnet": ("cspdarknet53",),
-    "efficientnet": ("efficientnet_b0", "mobilenetv4_conv_small"),
+    "efficientnet": ("efficientnet_b0",),
     "maxxvit": ("coatnet_nano_rw_224",),
     "metaformer": ("caformer_s18",),
     "mlp_mixer": ("mixer_s32_224", "resmlp_12_224"),
+    "mobilenetv3": ("mobilenetv4_conv_small",),
     "mobilevit": ("mobilevitv2_050",),
     "nfnet": ("nfnet_l0",),
     "regnet": ("regnety_002",),
     "resnet": ("ecaresnet26t",),
     "swin_transformer_v2": ("swinv2_tiny_window8_256",),
-    "vision_transformer": ("vit_relpos_small_patch16_224", "vit_base_patch32_224"),
+    "vision_transformer": ("vit_base_patch32_224",),
+    "vision_transformer_relpos": ("vit_relpos_small_patch16_224",),
 }
 
 
 def entries() -> Iterator[Entry]:
     """One entry for every module, then the others."""
-    chosen = [(module, name) for module, name in SMALLEST.items()]
+    chosen = list(SMALLEST.items())
     chosen += [(module, name) for module, names in MORE.items() for name in names]
     for module, name in chosen:
         yield Entry(f"timm/{name}", "timm", module, partial(_build, name))
@@ -169,7 +173,7 @@ def modules() -> dict[str, list[str]]:
 
 
 def smallest(module: str) -> str | None:
-    """The model of a module with the smallest product of parameters and pixels; None where all have too many parameters."""
+    """The model of a module with the smallest product of parameters and pixels; None where all are too large."""
     import torch
 
     timm = load_timm()

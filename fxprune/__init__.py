@@ -26,6 +26,7 @@ from fxprune.rules import Role, rule
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
 from fxprune.slim_module import SlimModule
+from fxprune.version import __version__
 
 __all__ = [
     "Analysis",
@@ -50,6 +51,7 @@ __all__ = [
     "Scores",
     "SlimModule",
     "VerificationError",
+    "__version__",
     "analyze",
     "bench",
     "compile",

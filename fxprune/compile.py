@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from fxprune.scores import Scores
 from fxprune.search import build_choices
 from fxprune.search import search as search_widths
 from fxprune.slim_module import SlimModule, assemble, attach_report
+from fxprune.version import __version__
 from fxprune.widths import Floor, keep_most_important, width_ranges
 
 
@@ -163,6 +163,6 @@ def _decide(
         search=method,
         seed=seed,
         signature=signature_of(analysis.program),
-        versions={"fxprune": importlib.metadata.version("fxprune"), "torch": str(torch.__version__)},
+        versions={"fxprune": __version__, "torch": str(torch.__version__)},
     )
     return cut, plan

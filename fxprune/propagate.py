@@ -114,12 +114,14 @@ class _Walk:
             self.unknown.append(node)
             return _mark(pin_everything(self.trace, args, kwargs))
         try:
-            return _mark(found.function(self.trace, *args, **kwargs))
+            axes = _mark(found.function(self.trace, *args, **kwargs))
         except FxpruneError:
             raise
         except Exception as error:
             msg = f"the rule for {node.target} failed: {type(error).__name__}: {error}"
             raise GraphError(msg, node) from error
+        _check_sizes(node, axes)
+        return axes
 
     def _arguments(self, value: Any) -> Any:
         if isinstance(value, Node):
@@ -145,6 +147,15 @@ def _mark(axes: Any) -> Any:
     if axes and all(each is None or isinstance(each, tuple) for each in axes):
         return tuple(None if each is None else TensorAxes(each) for each in axes)
     return TensorAxes(axes)
+
+
+def _check_sizes(node: Node, axes: Any) -> None:
+    """Axes that a rule returned must have the sizes of the operation's results."""
+    found = [axes] if isinstance(axes, TensorAxes) else axes
+    for own, shape in zip(found, result_shapes(node), strict=False):
+        if own is not None and shape is not None and tuple([axis.size for axis in own]) != shape:
+            msg = f"the rule for {node.target} returned axes of sizes {[axis.size for axis in own]}; the result is {shape}"
+            raise GraphError(msg, node)
 
 
 def _settle(value: Any, settled: dict[int, Axis]) -> Any:

@@ -28,6 +28,10 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torc
 """Largest relative error by dtype that passes without a second opinion; integers must agree exactly."""
 
 
+CERTAIN = 1e-6
+"""Largest relative error in double precision that is rounding, however ill-conditioned; a wrong slice shows above it."""
+
+
 def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModule) -> float:
     """Compare the slim model with the masked original.
 
@@ -53,8 +57,8 @@ def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModu
         if suspicious:
             expected = _in_double(program, propagation, cut)
             actual = _Checked(in_double(slim), propagation, cut)
-            exact, wrong = _compare(expected, actual, double_inputs(program.traced))
-            if wrong:
+            exact, _ = _compare(expected, actual, double_inputs(program.traced))
+            if not exact <= CERTAIN:
                 raise VerificationError(_explain(exact))
     return error
 

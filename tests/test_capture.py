@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 import fxprune
 from fxprune.capture import capture, structural_copy
@@ -19,7 +19,7 @@ class Convolution(nn.Module):
         self.conv, self.head = nn.Conv2d(channels, 16, 3, stride=4), nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(F.relu(self.conv(x))).mean((2, 3))
+        out: Tensor = self.head(functional.relu(self.conv(x))).mean((2, 3))
         return out
 
 
@@ -201,7 +201,7 @@ class Tied(nn.Module):
 
 def test_the_structural_copy_shares_tensors_only() -> None:
     model = Tied()
-    shell = structural_copy(model)
+    shell: Any = structural_copy(model)
     assert shell is not model
     assert shell.a is not model.a
     assert shell.a.weight is model.a.weight
@@ -250,7 +250,9 @@ def test_in_place_operations() -> None:
     assert slim.report.error < 1e-5
 
 
-@pytest.mark.xfail(reason="the check runs on the user's own tensors, and each run sees what the last one wrote", strict=True)
+@pytest.mark.xfail(
+    reason="the check runs on the user's own tensors, and each run sees what the last one wrote", strict=True
+)
 def test_in_place_operations_on_inputs_leave_examples_alone() -> None:
     x = torch.randn(2, 8)
     before = x.clone()

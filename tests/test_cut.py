@@ -171,4 +171,6 @@ def test_sums_by_index_of_a_nested_group() -> None:
     weight = torch.arange(6 * 4 * 2).reshape(6, 4, 2).double()
     by_group = weight.reshape(3, 2, 4, 2).sum((1, 3))
     assert torch.equal(sum_by_index(weight, (Product((outer, Variable(2))), inner, Variable(2)), group), by_group)
-    assert torch.equal(sum_by_index(weight.transpose(0, 1), (inner, Product((outer, Variable(2))), Variable(2)), group), by_group)
+    assert torch.equal(
+        sum_by_index(weight.transpose(0, 1), (inner, Product((outer, Variable(2))), Variable(2)), group), by_group
+    )

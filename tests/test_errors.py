@@ -1,4 +1,4 @@
-"""What users see when something is wrong: the class of the error, and a message that fits one screen and says what to do."""
+"""What users see when something is wrong: the right class of error, and one screen that says what to do."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Nameless:
 
 def fails(**options: Any) -> str:
     """The message of the error that compiling a perceptron with these options raises."""
-    options = {"model": perceptron(), "budget": "50%", "example_inputs": X} | options
+    options = {"model": perceptron(), "budget": "50%", "example_inputs": X, **options}
     with pytest.raises(options.pop("error", FxpruneError)) as caught:
         fxprune.compile(options.pop("model"), options.pop("budget"), **options)
     return readable(caught.value)
@@ -249,6 +249,38 @@ def test_a_model_that_cannot_be_copied() -> None:
     assert "__deepcopy__" in message
 
 
+@pytest.mark.xfail(
+    reason="RewriteError, RuntimeError or IndexError, from wherever the name is first missed", strict=True
+)
+@pytest.mark.parametrize("name", ["plan", "report", "scores", "example_inputs", "graph", "code", "meta"])
+def test_a_module_whose_name_is_taken(name: str) -> None:
+    """GraphModule and SlimModule have attributes of these names; the user has to rename the layer, and is told so."""
+
+    class Clashing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Linear(8, 64))
+            self.last = nn.Linear(64, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.get_submodule(name)(x))
+            return out
+
+    message = fails(model=Clashing(), error=CaptureError)
+    assert repr(name) in message
+    assert "rename" in message
+
+
+@pytest.mark.xfail(
+    reason="the magnitudes are not finite, all indices count alike, and NaN equals NaN in the check", strict=True
+)
+def test_weights_that_are_not_finite() -> None:
+    model = perceptron()
+    with torch.no_grad():
+        model.get_parameter("0.weight")[3] = float("nan")
+    assert "0.weight" in fails(model=model, error=InputError)
+
+
 def test_a_scripted_or_lazy_model() -> None:
     assert "LazyLinear could not be captured" in fails(model=nn.LazyLinear(4), error=CaptureError)
 
@@ -309,9 +341,7 @@ def test_the_class_of_a_scorer_instead_of_a_scorer() -> None:
     assert "Class" in message
 
 
-@pytest.mark.parametrize(
-    "importance", [{}, {"0": np.ones(63)}, {"0": np.ones((2, 64))}, {"1": np.ones(64)}], ids=str
-)
+@pytest.mark.parametrize("importance", [{}, {"0": np.ones(63)}, {"0": np.ones((2, 64))}, {"1": np.ones(64)}], ids=str)
 def test_a_scorer_that_gives_other_shapes(importance: dict[str, Any]) -> None:
     message = fails(scorer=Scorer(lambda _: Scores("mine", importance)), error=PluginError)
     assert "mine" in message

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,12 @@ def grouped() -> nn.Module:
     """Nested choices: inputs of a grouped convolution, and heads with their dimensions."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=4), nn.ReLU(), nn.Conv2d(64, 5, 1)
+        nn.Conv2d(3, 64, 1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, groups=4),
+        nn.ReLU(),
+        nn.Conv2d(64, 5, 1),
     )
 
 
@@ -121,6 +127,13 @@ def test_budgets_of_every_form_make_the_round_trip() -> None:
         plan = fxprune.compile(model, budget, example_inputs=x, seed=3).plan  # type: ignore[arg-type]
         assert Plan.from_json(plan.to_json()) == plan
         assert plan.seed == 3
+
+
+@pytest.mark.xfail(reason="the plan holds the number as given, and JSON knows no NumPy", strict=True)
+def test_budgets_of_numpy_make_the_round_trip() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), torch.randn(2, 8)
+    plan = fxprune.compile(model, np.float32(0.5), example_inputs=x).plan  # type: ignore[arg-type]
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_a_plan_is_frozen(compiled: tuple[nn.Module, fxprune.SlimModule]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 import fxprune
 
 
-def compile_half(model: nn.Module, inputs: Any, budget: Any = "50%", **options: Any) -> fxprune.SlimModule:
+def compile_half(model: nn.Module, inputs: Any, budget: Any = "50%", **options: Any) -> Any:
+    """The slim module; untyped, so that its submodules can be looked at."""
     return fxprune.compile(model, budget, example_inputs=inputs, **options)
 
 
@@ -74,7 +75,8 @@ def test_leaf_modules_say_their_slim_sizes() -> None:
     assert isinstance(up, nn.ConvTranspose2d)
     assert isinstance(fc, nn.Linear)
     assert isinstance(fc2, nn.Linear)
-    assert (conv.in_channels, conv.stride, conv.padding, conv.bias) == (3, (2, 2), (1, 1), None)
+    assert (conv.in_channels, conv.stride, conv.padding) == (3, (2, 2), (1, 1))
+    assert conv.bias is None
     assert conv.out_channels == grouped.in_channels == slim.bn.num_features < 32
     assert grouped.padding == "same"
     assert grouped.weight.shape == (grouped.out_channels, grouped.in_channels // grouped.groups, 3, 3)
@@ -82,7 +84,8 @@ def test_leaf_modules_say_their_slim_sizes() -> None:
     assert up.out_channels == slim.prelu.num_parameters == fc.in_features < 32
     assert fc.out_features == slim.bn1.num_features == fc2.in_features
     assert slim.ln.normalized_shape == slim.rms.normalized_shape == (fc.out_features,)
-    assert (fc2.out_features, fc2.bias) == (10, None)
+    assert fc2.out_features == 10
+    assert fc2.bias is None
 
 
 def test_leaf_modules_keep_their_settings() -> None:
@@ -140,7 +143,7 @@ class Functional(nn.Module):
         self.first, self.second, self.p = nn.Linear(8, 64), nn.Linear(64, 4), p
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(F.dropout(F.relu(self.first(x)), self.p, self.training))
+        out: Tensor = self.second(functional.dropout(functional.relu(self.first(x)), self.p, self.training))
         return out
 
 
@@ -154,6 +157,21 @@ def test_functional_dropout_drops_in_training() -> None:
     dropouts = [module for module in slim.modules() if isinstance(module, nn.Dropout)]
     assert [module.p for module in dropouts] == [0.5]
     assert list(slim.state_dict()) == list(Functional().state_dict())
+
+
+@pytest.mark.xfail(reason="the name that raising gives may be taken", strict=True)
+def test_functional_dropout_beside_a_module_of_the_name_that_it_gets() -> None:
+    class Clashing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout_0_, self.second = nn.Linear(8, 64), nn.Linear(64, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(functional.dropout(self.dropout_0_(x), 0.5, self.training))
+            return out
+
+    slim = compile_half(Clashing(), torch.randn(2, 8))
+    assert isinstance(slim.get_submodule("dropout_0_"), nn.Linear)
 
 
 @pytest.mark.xfail(reason="attention's own dropout is captured in eval mode as none, silently", strict=True)
@@ -201,7 +219,7 @@ def test_a_module_with_two_names_stays_one_module() -> None:
 def test_two_linears_that_share_a_weight() -> None:
     model = nn.Sequential(OrderedDict(a=nn.Linear(32, 32), relu=nn.ReLU(), b=nn.Linear(32, 32), c=nn.Linear(32, 4)))
     first = nn.Linear(8, 32)
-    model.b.weight = model.a.weight
+    model.b.weight = model.a.weight  # type: ignore[union-attr]
     slim = compile_half(nn.Sequential(first, model), torch.randn(2, 8))
     a, b = slim.get_parameter("1.a.weight"), slim.get_parameter("1.b.weight")
     assert a is b
@@ -380,7 +398,7 @@ def test_it_exports_again() -> None:
 @pytest.mark.xfail(reason="pooling modules hold fx's immutable lists, which dynamo does not take", strict=True)
 def test_it_compiles_by_dynamo() -> None:
     slim = compile_half(Leaves().eval(), images())
-    compiled = torch.compile(slim, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(slim, backend="eager", fullgraph=True)
     assert torch.equal(compiled(images(3)), slim(images(3)))
 
 
@@ -395,7 +413,7 @@ def test_it_is_compiled_again() -> None:
 
 def test_it_is_traced_by_fx() -> None:
     slim = compile_half(Leaves().eval(), images())
-    traced = torch.fx.symbolic_trace(slim)
+    traced: Any = torch.fx.symbolic_trace(slim)
     assert torch.equal(traced(images()), slim(images()))
 
 

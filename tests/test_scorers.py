@@ -10,6 +10,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ GUIDE = HERE.parent / "docs" / "scorers.md"
 X = torch.linspace(-1, 1, 16).reshape(2, 8)
 
 
-def perceptron() -> nn.Sequential:
+def perceptron() -> Any:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
 
@@ -103,7 +104,9 @@ def test_magnitude_does_not_depend_on_a_groups_scale() -> None:
 
 def test_magnitude_of_a_nested_group_is_by_outer_index() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 5, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 5, 1)
+    )
     analysis = fxprune.analyze(model, torch.randn(2, 3, 8, 8))
     scores = Magnitude().score(fxprune.Context(model, analysis))
     nested = [group for group in analysis.groups if group.outer is not None]

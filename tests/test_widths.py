@@ -44,7 +44,12 @@ def attention() -> nn.Module:
 def grouped() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 96, 1), nn.GroupNorm(6, 96), nn.ReLU(), nn.Conv2d(96, 96, 3, groups=6), nn.ReLU(), nn.Conv2d(96, 5, 1)
+        nn.Conv2d(3, 96, 1),
+        nn.GroupNorm(6, 96),
+        nn.ReLU(),
+        nn.Conv2d(96, 96, 3, groups=6),
+        nn.ReLU(),
+        nn.Conv2d(96, 5, 1),
     )
 
 
@@ -79,7 +84,7 @@ def test_every_axis_that_is_cut_is_a_multiple_of_the_alignment(name: str, align:
         whole = kept
         if name == "grouped" and parameter == "3.weight" and dim == 1:
             # The inputs of one convolution group; all groups' together are the axis.
-            whole = kept * slim.get_submodule("3").groups  # type: ignore[operator]
+            whole = kept * int(slim.get_submodule("3").groups)  # type: ignore[arg-type]
         if "in_proj" in parameter and dim == 0:
             assert kept % 3 == 0
             whole = kept // 3

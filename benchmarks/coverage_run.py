@@ -1,0 +1,106 @@
+"""The command line of the coverage benchmark: hands out the work, keeps the results, writes the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.coverage_models import Entry, select, zoo
+from benchmarks.coverage_process import Limits, Task, run_all
+from benchmarks.coverage_table import LIBRARIES, details, summary
+
+
+def main(description: str) -> None:
+    """Parse arguments, measure what is missing, write and print the tables."""
+    options = parse(description)
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines = options.out / "coverage.jsonl"
+    known = read(lines)
+    entries = select(options.only)
+    wanted = [(library, entry) for library in options.library for entry in entries]
+    tasks = [
+        make_task(library, entry, options)
+        for library, entry in wanted
+        if options.fresh or entry.name not in known.get(library, {})
+    ]
+    if options.jobs:
+        measure(tasks, options, lines)
+    text = report(read(lines))
+    (options.out / "coverage.md").write_text(text)
+    sys.stdout.write(text.partition("## Every model")[0])
+
+
+def parse(description: str) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--library", action="append", choices=tuple(LIBRARIES), help="may be repeated; default: fxprune"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN", help="names or sources; may be repeated"
+    )
+    parser.add_argument("--python-torch-pruning", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--python-modelopt", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time; 0 to measure nothing")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for a model")
+    parser.add_argument("--memory", type=float, default=8, help="GiB for a model")
+    parser.add_argument("--onnx", action="store_true", help="export to ONNX as well, and compare in ONNX Runtime")
+    parser.add_argument("--apply", action="store_true", help="apply to the model's own class as well, and compare")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    options.library = options.library or ["fxprune"]
+    return options
+
+
+def make_task(library: str, entry: Entry, options: argparse.Namespace) -> Task:
+    """What is to be run for one model."""
+    pythons = {"torch-pruning": options.python_torch_pruning, "modelopt": options.python_modelopt}
+    flags = [flag for flag in ("onnx", "apply") if library == "fxprune" and getattr(options, flag)]
+    return Task(library, entry.name, pythons.get(library, sys.executable), tuple(f"--{flag}" for flag in flags))
+
+
+def measure(tasks: Sequence[Task], options: argparse.Namespace, lines: Path) -> None:
+    """Run the tasks; append each result as it comes, and say how it went."""
+    finished = 0
+
+    def done(task: Task, result: dict[str, Any]) -> None:
+        nonlocal finished
+        finished += 1
+        line = {"library": task.library, "model": task.model, **result}
+        with lines.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        failure = result.get("failure", {})
+        said = f" in {result.get('stage')}: {failure['type']}: {failure['message']}"[:160] if failure else ""
+        counter = f"[{finished}/{len(tasks)}]"
+        took = f"({result['total_seconds']:.0f} s)"
+        sys.stderr.write(f"{counter} {task.library} {task.model}: {result['status']}{said} {took}\n")
+
+    run_all(tasks, Limits(options.limit, options.memory * 1024), options.jobs, done)
+
+
+def read(lines: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Library -> model -> its latest result."""
+    found: dict[str, dict[str, dict[str, Any]]] = {library: {} for library in LIBRARIES}
+    if lines.exists():
+        for line in lines.read_text().splitlines():
+            result = json.loads(line)
+            found[result["library"]][result["model"]] = result
+    return found
+
+
+def report(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The whole text of coverage.md."""
+    entries = {entry.name: entry for entry in zoo()}
+    results = {library: {name: found[name] for name in entries if name in found} for library, found in results.items()}
+    sources = {name: entry.source for name, entry in entries.items()}
+    said = (result.get("versions", {}) for found in results.values() for result in found.values())
+    versions = ", ".join(sorted({f"{name} {version}" for each in said for name, version in each.items()}))
+    head = f"# Coverage\n\n`python benchmarks/coverage.py`, {platform.machine()}, {os.cpu_count()} cores, {versions}."
+    return f"{head}\n\n{summary(results, sources)}\n\n## Every model\n\n{details(results, list(entries))}\n"

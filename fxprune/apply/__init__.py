@@ -1,0 +1,6 @@
+"""The user's own class, slimmed."""
+
+from fxprune.apply.application import apply
+from fxprune.apply.slicing import slice_tensor
+
+__all__ = ["apply", "slice_tensor"]

@@ -1,0 +1,240 @@
+"""`apply`: the user's own class, slimmed.
+
+The copy's tensors are slim, and so its Python has to be: `view(b, n, self.num_heads, self.head_dim)` must find the new
+numbers. Which attributes hold them is found by provenance, without a list of names:
+
+1. capture, analyse and cut the model as the plan says: the graph form, and for every operation its module, its line,
+   and the sizes among its arguments before and after;
+2. run the original with every whole number that its modules hold tagged with where it is from (`tagged`, `observe`);
+3. match calls with the graph's operations by module, line and numbers: each tagged number now has to be what the graph
+   has (`demands`); solve for the attributes (`solve`);
+4. patch a copy, run it, and compare with the graph form; where it fails, try alternatives (`search`);
+5. agree, or raise `CannotApply` with module, attribute and line (`explain`).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Interpreter
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
+
+from fxprune.analysis import Analysis, analyze_program
+from fxprune.apply.attention import adapt_attention
+from fxprune.apply.config import update_config
+from fxprune.apply.demands import find_demands
+from fxprune.apply.explain import cannot_apply
+from fxprune.apply.observe import observe
+from fxprune.apply.places import place_of_node
+from fxprune.apply.search import Search, install
+from fxprune.apply.sizes import find_sizes
+from fxprune.apply.slots import find_slots
+from fxprune.apply.solve import solve
+from fxprune.apply.trial import Trial, error_of, run_plainly
+from fxprune.capture import capture
+from fxprune.errors import CannotApply, CheckpointError, InputError
+from fxprune.inputs import Inputs
+from fxprune.passes.slim import slim_graph
+from fxprune.plan import Plan, slices_of
+from fxprune.program import Program
+from fxprune.slim_module import SlimModule, assemble
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any = None) -> Module:
+    """The user's own class, slimmed: a copy of `model` whose parameters, buffers and size attributes are cut.
+
+    Args:
+        slim_or_plan: a slim module (the copy gets its weights), or a plan (the copy gets `model`'s own, sliced).
+        model: an instance of the class that was compiled, of the original sizes. It is copied, never changed, and the
+            copy shares no memory with it or with the slim module.
+        example_inputs: what to check the copy on; None for those that the slim module was compiled with, or for
+            those that can be inferred from the model.
+
+    Returns:
+        The copy: same class, training flags, hooks, `requires_grad`, tied weights and state dict keys. On the example
+        inputs it computes what the graph form computes. Of Transformers models the configuration is updated where it
+        can describe the slim model; a warning says where it cannot.
+
+    Raises:
+        CheckpointError: the plan is of another model.
+        CannotApply: the model's own Python cannot follow the cut; names module, attribute and line.
+        InputError: `slim_or_plan` is neither, or example inputs are missing.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import fxprune
+        >>> from fxprune.apply import apply
+        >>> model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+        >>> slim = fxprune.compile(model, "50%", example_inputs=torch.randn(2, 8))
+        >>> apply(slim, model)[0]
+        Linear(in_features=8, out_features=32, bias=True)
+    """
+    plan = _plan_of(slim_or_plan)
+    check_signature(plan, model)
+    if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
+        args, kwargs = slim_or_plan.example_inputs
+        program = _capture(model, args, kwargs)
+    else:
+        program = capture(model, example_inputs)
+    analysis = analyze_program(program, ignore=tuple(getattr(plan, "ignore", ())))
+    made: Module = _Application(plan, model, analysis, slim_or_plan).run()
+    return made
+
+
+def check_signature(plan: Plan, model: nn.Module) -> None:
+    """Compare the parameters and buffers that a plan was made for with those of a model.
+
+    Raises:
+        CheckpointError: one is missing, extra, or of another shape.
+    """
+    found = {
+        n: tuple(t.shape)
+        for n, t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    }
+    for name, (shape, _) in plan.signature.items():
+        if found.get(name) != tuple(shape):
+            have = found.get(name, "nothing of that name")
+            msg = (
+                f"the plan is of another model: {name} has shape {tuple(shape)} there, "
+                f"{type(model).__name__} has {have}. "
+                "Pass the model as it was before compiling, built with the same settings"
+            )
+            raise CheckpointError(msg)
+    extra = [name for name in found if plan.signature and name not in plan.signature]
+    if extra:
+        kind = type(model).__name__
+        msg = f"the plan is of another model: {kind} has {extra[0]}, of shape {found[extra[0]]}, the plan does not"
+        raise CheckpointError(msg)
+
+
+def _plan_of(slim_or_plan: object) -> Plan:
+    if isinstance(slim_or_plan, SlimModule):
+        return slim_or_plan.plan
+    if isinstance(slim_or_plan, Plan):
+        return slim_or_plan
+    kind = type(slim_or_plan).__name__
+    msg = f"apply takes a SlimModule or a Plan first, then the model: apply(slim, model); got a {kind}"
+    raise InputError(msg)
+
+
+def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    if args and kwargs:
+        msg = "the slim module was compiled with positional and keyword inputs at once; pass example_inputs"
+        raise InputError(msg)
+    return capture(model, args or dict(kwargs))
+
+
+class _Application:
+    """One application under way: what all its steps need."""
+
+    def __init__(self, plan: Plan, model: nn.Module, analysis: Analysis, source: SlimModule | Plan) -> None:
+        self.plan, self.model, self.analysis, self.source = plan, model, analysis, source
+        self.program = analysis.program
+        if plan.dropped:
+            msg = f"the plan drops {plan.dropped[0]}; only the graph form has that so far"
+            raise CannotApply(msg)
+        known = {group.name for group in analysis.groups}
+        unknown = [name for name in plan.kept if name not in known]
+        if unknown:
+            raise CheckpointError(_other_groups(unknown[0]))
+        self.cut = analysis.cut({name: np.asarray(kept) for name, kept in plan.kept.items()})
+        if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
+            raise CheckpointError(_other_groups(next(iter(plan.kept))))
+        emitted = slim_graph(self.program, analysis.propagation, self.cut)
+        self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut)
+        self.rescaled = _rescaled(emitted.graph)
+        self.slim = source if isinstance(source, SlimModule) else assemble(self.program, emitted, plan, None)
+
+    def run(self) -> Any:
+        """The checked copy."""
+        base = self._copy()
+        adapted = adapt_attention(self.model, base, slices_of(self.program, self.analysis.propagation, self.cut))
+        inputs: Inputs = tree_unflatten(list(self.program.traced), self.program.in_spec)
+        seen = observe(self.model, inputs)
+        demands = [each for each in find_demands(seen.calls, self.sizes) if each.place.path not in adapted]
+        originals = find_slots(self.model)
+        patches = solve(demands, originals, self.sizes)
+        inputs = tree_map(self._moved, inputs)
+        expected = self._expected()
+        rescaled = [path for path in self.rescaled if path not in adapted]
+        search = Search(self.model, base, inputs, expected, seen, self.sizes, demands, rescaled)
+        found, trial = search.run(patches)
+        if not trial.agrees:
+            raise cannot_apply(search, found, trial)
+        install(self.model, base, found)
+        error = error_of(expected, run_plainly(base, inputs))
+        if not error <= 1.0:
+            raise cannot_apply(search, found, Trial(trial.observation, error))
+        note = update_config(self.model, base)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
+        return base
+
+    def _copy(self) -> nn.Module:
+        """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""
+        memo: dict[int, Any] = {}
+        tensors = self._tensors()
+        for name, tensor in self.program.tensors.items():
+            if id(tensor) not in memo:
+                memo[id(tensor)] = self._own(tensor, tensors[self.program.canonical(name)])
+        return copy.deepcopy(self.model, memo)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        slim = self.slim
+        return {
+            **dict(slim.named_parameters(remove_duplicate=False)),
+            **dict(slim.named_buffers(remove_duplicate=False)),
+        }
+
+    def _own(self, original: Tensor, slim: Tensor) -> Tensor:
+        made = slim.detach().clone()
+        return nn.Parameter(made, original.requires_grad) if isinstance(original, nn.Parameter) else made
+
+    def _expected(self) -> list[Any]:
+        """What the graph form computes."""
+        flags = {child: child.training for child in self.slim.modules()}
+        self.slim.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(0)
+                flat = [self._moved(each) for each in self.program.traced]
+                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+        finally:
+            for child, flag in flags.items():
+                child.training = flag
+
+    def _moved(self, value: Any) -> Any:
+        """An input as the slim module's tensors are, which may have been moved since they were cut."""
+        first = next(iter(self.slim.parameters()), None)
+        if not isinstance(value, Tensor) or first is None:
+            return value
+        before = next(iter(self.program.tensors.values()))
+        converted = value.is_floating_point() and before.dtype != first.dtype and value.dtype == before.dtype
+        return value.to(first.device, first.dtype if converted else value.dtype)
+
+
+def _rescaled(graph: Graph) -> list[str]:
+    """Modules whose attention kernel would take another scale than the original's."""
+    return list(
+        dict.fromkeys(
+            place_of_node(node.meta["origin"]).path
+            for node in graph.nodes
+            if "origin" in node.meta and node.kwargs.get("scale") != node.meta["origin"].kwargs.get("scale")
+        )
+    )
+
+
+def _other_groups(name: str) -> str:
+    return (
+        f"the plan's group {name!r} is not what the model has: the plan was made with other example inputs, another "
+        "version of fxprune or torch, or with `ignore=`"
+    )

@@ -1,0 +1,79 @@
+"""Where in the user's code an operation was called: the key by which calls and nodes of the graph find each other."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+
+import torch
+from torch.fx import Node
+
+from fxprune.passes.raising import module_path
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_FRAME = re.compile(r'File "(?P<file>.*?)", line (?P<line>\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of the user's code, run by one module.
+
+    Attributes:
+        path: the module.
+        file: the file of the innermost frame outside of torch; empty where there is none.
+        line: its line.
+    """
+
+    path: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        """File, line and its text."""
+        import linecache
+
+        code = linecache.getline(self.file, self.line).strip()
+        return f'File "{self.file}", line {self.line}: {code}' if self.file else "(no source line)"
+
+
+def current_place(path: str) -> Place:
+    """The line that the caller's caller runs on behalf of."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if _is_users(file):
+            return Place(path, file, frame.f_lineno)
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return Place(path)
+
+
+def place_of_node(node: Node) -> Place:
+    """The line that a node was captured from."""
+    path = module_path(node) or ""
+    frames = [match for match in _FRAME.finditer(node.meta.get("stack_trace") or "") if _is_users(match["file"])]
+    return Place(path, frames[-1]["file"], int(frames[-1]["line"])) if frames else Place(path)
+
+
+def place_of_error(path: str, traceback: TracebackType | None) -> Place:
+    """The innermost line of the user's that an exception passed."""
+    place = Place(path)
+    while traceback is not None:
+        if _is_users(traceback.tb_frame.f_code.co_filename):
+            place = Place(path, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return place
+
+
+@lru_cache(maxsize=4096)
+def _is_users(file: str) -> bool:
+    """Whether a file is neither torch's nor fxprune's (its demonstration models are as a user's)."""
+    if file.startswith(os.path.join(_OWN, "demo")):
+        return True
+    return not file.startswith((_TORCH, _OWN, "<"))
