@@ -30,6 +30,19 @@ def count_flops(module: nn.Module, example: Example) -> int:
     return int(counter.get_total_flops())
 
 
+def without_cache(module: nn.Module) -> nn.Module:
+    """A copy whose outputs hold no key/value cache.
+
+    A courtesy to the other libraries, which stop at outputs that are no tensors; fxprune does without it.
+    """
+    copied = copy.deepcopy(module)
+    for each in copied.modules():
+        config = getattr(each, "config", None)
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # type: ignore[union-attr]
+    return copied
+
+
 def outputs(module: nn.Module, example: Example) -> list[Tensor]:
     """All tensors of the output, the same random numbers every time."""
     with torch.no_grad(), torch.random.fork_rng():

@@ -130,7 +130,7 @@ def _uncuttable(analysis: Analysis) -> float:
 
 
 def _tell_costs(slim: fxprune.SlimModule, example: Example, record: Record) -> None:
-    """Torch's own counts before and after, whether the report says the same, and how much cutting changed the outputs."""
+    """Torch's counts before and after, whether the report says the same, and how much cutting changes the outputs."""
     before, after = count_flops(example.model, example), count_flops(slim.eval(), example)
     reported = next(metric for metric in slim.report.metrics if metric.name == "flops")
     record.tell(

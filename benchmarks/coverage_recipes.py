@@ -16,8 +16,8 @@ class Recipe:
 
     Attributes:
         auto: name of the auto class, or of a model class.
-        inputs: what the forward takes: "tokens", "pair" (encoder and decoder tokens), "pair with mask", "image", "clip" (frames), "image
-            and text", "sound" (samples), "spectrogram" or "speech" (spectrogram and decoder tokens).
+        inputs: what the forward takes: "tokens", "pair" (encoder and decoder tokens), "pair with mask", "image", "clip"
+            (frames), "image and text", "sound" (samples), "spectrogram" or "speech" (spectrogram and decoder tokens).
         config: entries of the configuration.
     """
 

@@ -12,7 +12,6 @@ of outputs is the number of classes, as in Torch-Pruning's own examples. What co
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.metadata
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coverage_child import Record, describe
-from benchmarks.coverage_compare import ask_oracle, count_flops, largest_error, outputs
+from benchmarks.coverage_compare import ask_oracle, count_flops, largest_error, outputs, without_cache
 from benchmarks.coverage_models import Example, parameters
 
 LARGEST_NO_OP = 0.99
@@ -31,10 +30,10 @@ LARGEST_NO_OP = 0.99
 def measure_torch_pruning(example: Example, record: Record) -> None:
     """Fill the record."""
     record.found["versions"]["torch-pruning"] = importlib.metadata.version("torch-pruning")
-    expected = outputs(example.model, example)
+    expected = outputs(without_cache(example.model), example)
     try:
         with record.during("prune"):
-            pruned = _prune(copy.deepcopy(example.model), example)
+            pruned = _prune(without_cache(example.model), example)
         record.tell(parameters_after=parameters(pruned))
         with record.during("forward"):
             actual = outputs(pruned, example)

@@ -147,6 +147,9 @@ def _ignored(program: Program, patterns: Sequence[str]) -> dict[str, str]:
         patterns = [patterns]
     found: dict[str, str] = {}
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            msg = f"ignore holds {pattern!r}; pass names or patterns, for example ignore=['classifier']"
+            raise InputError(msg)
         names = [name for name in program.tensors if _holds(pattern, name)]
         if not names:
             raise InputError(_no_match(program, pattern))

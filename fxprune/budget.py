@@ -90,7 +90,8 @@ def parse_budget(budget: str | float | Mapping[str, str | float], original: Mapp
     stated = _as_mapping(budget)
     for key in stated:
         _check_key(key, original)
-    return Budget({key: _limit(key, value, original[key]) for key, value in stated.items()}, stated)
+    limits = {key: _limit(key, value, original[key]) for key, value in stated.items()}
+    return Budget(limits, {key: value if isinstance(value, str) else float(value) for key, value in stated.items()})
 
 
 def format_amount(metric: str, amount: float) -> str:

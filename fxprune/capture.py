@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
+import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,7 +76,11 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
         constants=constants,
         aliases=aliases,
         module_types={path: type(module) for path, module in model.named_modules(remove_duplicate=False)},
+        module_aliases=_module_aliases(model),
         training={path: module.training for path, module in model.named_modules(remove_duplicate=False)},
+        lost_dropout=tuple(
+            path for path, m in model.named_modules() if isinstance(m, nn.MultiheadAttention) and m.dropout > 0
+        ),
         momentum={path: m.momentum for path, m in model.named_modules() if isinstance(m, _BatchNorm)},
         args=inputs[0],
         kwargs=inputs[1],
@@ -99,7 +105,8 @@ def structural_copy(model: nn.Module) -> nn.Module:
     except Exception as error:
         msg = (
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)}). fxprune "
-            "captures a copy so that your model stays as it is; remove the attribute that cannot be copied, or give it a __deepcopy__"
+            "captures a copy so that your model stays as it is; remove the attribute that cannot be copied, or give it "
+            "a __deepcopy__"
         )
         raise CaptureError(msg) from error
 
@@ -109,8 +116,25 @@ def _check_model(model: object) -> None:
         msg = f"{model.__name__} is a class; pass an instance, {model.__name__}(...)"
         raise CaptureError(msg)
     if not isinstance(model, nn.Module):
-        msg = f"expected a torch.nn.Module, got a {type(model).__name__}"
+        kind = type(model).__name__
+        msg = f"expected a torch.nn.Module, got {'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+        if isinstance(model, Mapping):
+            msg += "; load a state dict into its model first, and pass the model"
         raise CaptureError(msg)
+    taken = [name for name in _own_names(model) if hasattr(GraphModule, name) or name in _RESERVED]
+    if taken:
+        msg = (
+            f"{type(model).__name__} has a layer or tensor named {taken[0]!r}, a name that slim modules use; rename it"
+        )
+        raise CaptureError(msg)
+
+
+_RESERVED = ("plan", "report", "scores", "example_inputs", "meta", "_provenance")
+"""Names that the module fxprune returns uses for itself, beside those of `torch.fx.GraphModule`."""
+
+
+def _own_names(model: nn.Module) -> list[str]:
+    return [*model._modules, *model._parameters, *model._buffers]
 
 
 def _without_cache(shell: nn.Module) -> None:
@@ -136,7 +160,7 @@ def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs |
     try:
         return _run_export(shell, inputs, None), None
     except Exception as error:
-        raise CaptureError(_explain(shell, error)) from (free or error)
+        raise CaptureError(_explain(shell, inputs, error)) from (free or error)
 
 
 def _export_free(shell: nn.Module, inputs: Inputs, batch: int) -> ExportedProgram | None:
@@ -146,7 +170,12 @@ def _export_free(shell: nn.Module, inputs: Inputs, batch: int) -> ExportedProgra
         shapes[leaf] = {0: Dim.AUTO}
     exported = _run_export(shell, inputs, shapes)
     sizes = [node.meta["val"].shape[0] for node in exported.graph.nodes if _is_user_input(exported, node, batch)]
-    return exported if sizes and all(isinstance(size, torch.SymInt) for size in sizes) else None
+    return exported if sizes and all(_is_free(size) for size in sizes) else None
+
+
+def _is_free(size: Any) -> bool:
+    """Whether a size is symbolic and the capture has not settled it to a number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _is_user_input(exported: ExportedProgram, node: torch.fx.Node, batch: int) -> bool:
@@ -223,6 +252,13 @@ def _names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return names, {name: target for name, target in aliases.items() if name != target}
 
 
+def _module_aliases(model: nn.Module) -> dict[str, str]:
+    """Paths under which a module is found once more -> the path under which it was found first."""
+    first: dict[int, str] = {}
+    found = {path: first.setdefault(id(module), path) for path, module in model.named_modules(remove_duplicate=False)}
+    return {path: target for path, target in found.items() if path != target}
+
+
 def _transient(model: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{path}.{name}" if path else name
@@ -236,12 +272,29 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else "no message"
 
 
-def _explain(shell: nn.Module, error: Exception) -> str:
+def describe_inputs(inputs: Inputs) -> str:
+    """Types and shapes of example inputs, in a line."""
+    given = [*enumerate(inputs[0]), *inputs[1].items()]
+    texts = []
+    for name, value in given:
+        label = f"{name}: " if isinstance(name, str) else ""
+        what = (
+            f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        texts.append(label + what)
+    return ", ".join(texts)
+
+
+def _explain(shell: nn.Module, inputs: Inputs, error: Exception) -> str:
     """One screen: what failed, where in the user's code, what to do."""
     lines = [f"{type(shell).__name__} could not be captured: {type(error).__name__}: {_first_line(error)}"]
     place = _user_frame(error)
     if place:
         lines.append(f"  at {place}")
+    lines.append(f"  example inputs: {describe_inputs(inputs)}; forward{inspect.signature(shell.forward)}")
+    lines.append("If model(*example_inputs) fails too, mend the example inputs.")
     lines.append(
         "fxprune captures models with torch.export. Where forward branches on the values of tensors, calls .item(), or "
         "uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass example inputs that "
@@ -251,12 +304,15 @@ def _explain(shell: nn.Module, error: Exception) -> str:
     return "\n".join(lines)
 
 
+_STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + "/"
+
+
 def _user_frame(error: BaseException) -> str | None:
     """Innermost frame of the traceback that is neither torch's nor fxprune's."""
     found, traceback = None, error.__traceback__
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/fxprune/" not in file and not file.startswith("<"):
+        if "/torch/" not in file and "/fxprune/" not in file and not file.startswith(("<", _STANDARD_LIBRARY)):
             found = f"{file}:{traceback.tb_lineno} in {traceback.tb_frame.f_code.co_name}"
         traceback = traceback.tb_next
     return found

@@ -13,7 +13,7 @@ from fxprune.analysis import Analysis, analyze_program
 from fxprune.budget import Budget, parse_budget
 from fxprune.capture import capture
 from fxprune.cut import Cut
-from fxprune.errors import InfeasibleBudget, InputError
+from fxprune.errors import InfeasibleBudget, InputError, PluginError
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
@@ -116,8 +116,14 @@ def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None
 
 def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Scores:
     if scorer is None:
-        assert scores is not None
-        check_scores(scores, context.groups)
+        if not isinstance(scores, Scores):
+            msg = f"scores is a {type(scores).__name__}; pass the scores of an earlier run, for example slim.scores"
+            raise InputError(msg)
+        try:
+            check_scores(scores, context.groups)
+        except PluginError as error:
+            msg = f"scores= belongs to another model: {error}. Leave scores= out to score again"
+            raise InputError(msg) from None
         return scores
     check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
     return run_scorer(scorer, context)

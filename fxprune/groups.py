@@ -10,7 +10,8 @@ groups, dimensions within attention heads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from fxprune.axes import Axes, Axis, Product, Variable, leaves
@@ -126,7 +127,7 @@ def _value_axes(propagation: Propagation) -> Iterator[Axes]:
                 yield axes
 
 
-def _companions(axes: Axes, variables: Set[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
+def _companions(axes: Axes, variables: AbstractSet[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
     """For each occurrence of a variable the variables whose index is known there."""
     if all(variable not in variables for axis in axes for variable in leaves(axis)):
         return

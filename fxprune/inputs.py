@@ -33,10 +33,16 @@ def normalise_inputs(example_inputs: Any) -> Inputs:
             "a dict of keyword arguments, for example example_inputs=(torch.randn(1, 3, 224, 224),)"
         )
         raise InputError(msg)
+    args, kwargs = torch.utils._pytree.tree_map(_ordinary, (args, kwargs))
     if not any(isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves((args, kwargs))):
         msg = "example_inputs holds no tensor; pass what the model's forward takes, such as torch.randn(1, 3, 224, 224)"
         raise InputError(msg)
     return args, kwargs
+
+
+def _ordinary(leaf: Any) -> Any:
+    """A tensor that was made under `torch.inference_mode` as an ordinary one; anything else as it is."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def find_inputs(model: nn.Module, example_inputs: Any) -> tuple[Inputs, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -54,6 +55,33 @@ class Plan:
     signature: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check what any user of a plan relies upon.
+
+        Raises:
+            CheckpointError: indices are not sorted, repeat themselves or are out of range, or widths do not fit them.
+        """
+        for name, (kept, size) in self.widths.items():
+            if not (_is_count(kept) and _is_count(size) and 0 < kept <= size):
+                msg = f"the plan keeps {kept!r} of {size!r} indices of group {name!r}"
+                raise CheckpointError(msg)
+        for name, indices in self.kept.items():
+            _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
+        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys(self.dropped, "")}
+        if not all(isinstance(each, str) for each in (*texts, *texts.values())) or not isinstance(self.seed, int):
+            msg = "the plan's scorer, search or dropped blocks are no names, or its seed is no whole number"
+            raise CheckpointError(msg)
+        for name, dims in self.slices.items():
+            if self.signature and name not in self.signature:
+                msg = f"the plan slices {name!r}, which its signature does not know"
+                raise CheckpointError(msg)
+            shape = self.signature[name][0] if name in self.signature else None
+            for dim, indices in dims.items():
+                if shape is not None and not 0 <= dim < len(shape):
+                    msg = f"the plan slices dimension {dim} of {name!r}, which has {len(shape)}"
+                    raise CheckpointError(msg)
+                _check_indices(f"{name!r}", indices, None, None if shape is None else shape[dim])
+
     def to_json(self) -> str:
         """The plan as JSON text; `from_json` reads it back."""
         data = {
@@ -87,13 +115,17 @@ class Plan:
         if schema != SCHEMA:
             msg = f"the plan has schema {schema!r}; this version of fxprune reads schema {SCHEMA}. Update fxprune"
             raise CheckpointError(msg)
+        unknown = sorted(set(data) - _FIELDS)
+        if unknown:
+            msg = f"the plan has unknown fields: {', '.join(map(repr, unknown))}"
+            raise CheckpointError(msg)
         try:
             return cls(
                 kept=data["kept"],
                 slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
                 widths={name: (pair[0], pair[1]) for name, pair in data["widths"].items()},
-                dropped=tuple(data["dropped"]),
-                budget=data["budget"],
+                dropped=tuple(_list(data["dropped"])),
+                budget=dict(data["budget"]),
                 scorer=data["scorer"],
                 search=data["search"],
                 seed=data["seed"],
@@ -103,6 +135,50 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
             raise CheckpointError(msg) from error
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        msg = f"expected a list, found {value!r}"
+        raise TypeError(msg)
+    return value
+
+
+_FIELDS = {
+    "schema",
+    "kept",
+    "slices",
+    "widths",
+    "dropped",
+    "budget",
+    "scorer",
+    "search",
+    "seed",
+    "signature",
+    "versions",
+}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_indices(what: str, indices: object, count: int | None, size: int | None) -> None:
+    """Sorted distinct whole numbers below `size`, `count` of them; or a list of such lists of one length."""
+    rows = indices if isinstance(indices, list) and indices and isinstance(indices[0], list) else [indices]
+    first: Any = rows[0]
+    for row in rows:
+        valid = (
+            isinstance(row, list)
+            and bool(row)
+            and all(_is_count(each) for each in row)
+            and all(a < b for a, b in pairwise(row))
+            and (size is None or row[-1] < size)
+            and len(row) == (len(first) if count is None else count)
+        )
+        if not valid:
+            msg = f"the plan's kept indices of {what} are not sorted, distinct and in range"
+            raise CheckpointError(msg)
 
 
 def kept_lists(kept: Mapping[str, NDArray[np.int64]]) -> dict[str, Indices]:

@@ -25,7 +25,9 @@ class Program:
         constants: folded constants, which belong to no module, and the graphs of regions that could not be inlined.
         aliases: name of each tied tensor -> the name that stands for all of them.
         module_types: class of each module of the model by its path.
+        module_aliases: path of each module that has several -> the path that comes first.
         training: each module's own training flag by its path.
+        lost_dropout: attention modules whose dropout evaluation does not show, so that the graph has none.
         momentum: momentum of each BatchNorm by its path (eval mode hides a cumulative one).
         args: positional example inputs, as the user gave them.
         kwargs: keyword example inputs, likewise.
@@ -45,7 +47,9 @@ class Program:
     constants: Mapping[str, Tensor | nn.Module]
     aliases: Mapping[str, str]
     module_types: Mapping[str, type]
+    module_aliases: Mapping[str, str]
     training: Mapping[str, bool]
+    lost_dropout: tuple[str, ...]
     momentum: Mapping[str, float | None]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]

@@ -154,7 +154,8 @@ def _check_sizes(node: Node, axes: Any) -> None:
     found = [axes] if isinstance(axes, TensorAxes) else axes
     for own, shape in zip(found, result_shapes(node), strict=False):
         if own is not None and shape is not None and tuple([axis.size for axis in own]) != shape:
-            msg = f"the rule for {node.target} returned axes of sizes {[axis.size for axis in own]}; the result is {shape}"
+            sizes = [axis.size for axis in own]
+            msg = f"the rule for {node.target} returned axes of sizes {sizes}, the result is {list(shape)}"
             raise GraphError(msg, node)
 
 

@@ -190,6 +190,11 @@ def _notes(analysis: Analysis) -> list[str]:
             f"{len(analysis.propagation.conflicts)} pairs of axes could not be matched and are pinned, "
             f"the first: {first.left} against {first.right}{where}"
         )
+    if analysis.program.lost_dropout:
+        notes.append(
+            f"dropout inside {_shorten(list(analysis.program.lost_dropout))} is not in the captured graph: training the slim "
+            "module runs without it"
+        )
     unreached = _unreached(analysis)
     if unreached:
         notes.append(f"never read by the captured forward, kept as they are: {_shorten(unreached)}")
@@ -213,9 +218,12 @@ def what_holds(analysis: Analysis, smallest: Mapping[str, int]) -> str:
         f"  {each.parameters:,} parameters on {_shorten(list(each.axes), 2)}: {each.reason}" for each in pinned[:4]
     ]
     floors = sorted(analysis.groups, key=lambda group: -smallest[group.name])[:3]
-    kept = ", ".join(f"{group.name} {smallest[group.name]} of {group.size}" for group in floors)
+    kept = ", ".join(f"{group.name!r} at {smallest[group.name]} of {group.size}" for group in floors)
     if kept:
-        lines.append(f"  floors and alignment: {kept}, ... (lower them with floor= and align=)")
+        more = ", ..." if len(analysis.groups) > len(floors) else ""
+        lines.append(f"  floors and alignment: {kept}{more} (lower them with floor= and align=)")
+    else:
+        lines.insert(0, "  nothing of this model can be cut")
     return "\n".join(["What holds it there:", *lines])
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
-from fxprune.errors import InputError, PluginError
+from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.passes.magnitude import Magnitude
 from fxprune.scores import Scores
@@ -96,32 +96,30 @@ def find_scorer(scorer: str | Scorer) -> Scorer:
         PluginError: two packages claim the name, or a plug-in cannot be loaded.
     """
     if not isinstance(scorer, str):
+        if isinstance(scorer, type):
+            msg = f"{scorer.__name__} is a class; pass an instance, {scorer.__name__}()"
+            raise InputError(msg)
         if isinstance(scorer, Scorer):
             return scorer
         msg = (
             f"{type(scorer).__name__} is no scorer: it needs `name`, `needs` and `score(context)`; see docs/scorers.md"
         )
         raise InputError(msg)
-    plugins = _plugins()
+    points = entry_points(group=ENTRY_POINTS)
+    claims = {f"{_package(point)} ({point.value})": point for point in points if point.name == scorer}
+    owners = [*(["fxprune itself"] if scorer in BUILT_IN else []), *sorted(claims)]
+    if len(owners) > 1:
+        msg = f"several packages provide a scorer {scorer!r}: {' and '.join(owners)}; uninstall all but one of them"
+        raise PluginError(msg)
     if scorer in BUILT_IN:
         return BUILT_IN[scorer]()
-    if scorer in plugins:
-        return _load(plugins[scorer])
-    raise InputError(_unknown(scorer, [*BUILT_IN, *plugins]))
+    if claims:
+        return _load(next(iter(claims.values())))
+    raise InputError(_unknown(scorer, [*BUILT_IN, *(point.name for point in points)]))
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        other = found.get(point.name)
-        if point.name in BUILT_IN or (other is not None and other.value != point.value):
-            owner = "fxprune itself" if other is None else other.value
-            msg = (
-                f"two packages provide a scorer named {point.name!r}: {owner} and {point.value}; uninstall one of them"
-            )
-            raise PluginError(msg)
-        found[point.name] = point
-    return found
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown package"
 
 
 def _load(point: EntryPoint) -> Scorer:
@@ -166,7 +164,19 @@ def run_scorer(scorer: Scorer, context: Context) -> Scores:
     Raises:
         PluginError: a group has no importances, or of another shape.
     """
-    scores = scorer.score(context)
+    try:
+        scores: object = scorer.score(context)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        msg = f"the scorer {scorer.name!r} failed: {type(error).__name__}: {error}"
+        raise PluginError(msg) from error
+    if not isinstance(scores, Scores):
+        msg = (
+            f"the scorer {scorer.name!r} returned {type(scores).__name__}; score(context) must return fxprune.Scores, see "
+            "docs/scorers.md"
+        )
+        raise PluginError(msg)
     check_scores(scores, context.groups)
     return scores
 

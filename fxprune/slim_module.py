@@ -114,10 +114,14 @@ def _module_tree(program: Program, specs: Mapping[str, ModuleSpec]) -> nn.Module
     """Modules at the original's paths, in its order: raised ones as what they are, the others as plain containers."""
     root = nn.Module()
     for path in [*program.module_types, *(path for path in specs if path not in program.module_types)]:
-        if path:
+        parent, _, name = path.rpartition(".")
+        if not path or parent in program.module_aliases:
+            continue  # the root, or inside a module that has been put in place under its other name
+        if path in program.module_aliases:
+            made = root.get_submodule(program.module_aliases[path])
+        else:
             made = _build(specs[path]) if path in specs else nn.Module()
-            parent, _, name = path.rpartition(".")
-            root.get_submodule(parent).add_module(name, made)
+        root.get_submodule(parent).add_module(name, made)
     return root
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fxprune.errors import InputError
 from fxprune.indexing import sum_by_index
 from fxprune.scores import Scores
 
@@ -39,7 +40,10 @@ def group_energies(context: Context, group: Group) -> NDArray[np.float64]:
     """Squared norm per index over all coupled parameters, scaled to mean 1: float64 [size] or [outer size, size]."""
     shape = (group.size,) if group.outer is None else (group.outer.size, group.size)
     total = np.zeros(shape)
-    for tensor, axes in context.parameters_of(group).values():
+    for name, (tensor, axes) in context.parameters_of(group).items():
+        if not tensor.isfinite().all():
+            msg = f"parameter {name!r} holds values that are not finite; fxprune cannot tell what to keep"
+            raise InputError(msg)
         total += sum_by_index(tensor.detach().float().square(), axes, group).cpu().numpy()
     mean = total.mean()
     return total / mean if mean > 0 else np.ones(shape)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Graph, Interpreter, Node
 
 from fxprune.axes import Axes
@@ -33,10 +34,16 @@ class MaskedOriginal(Interpreter):
         self.cut = cut
         self._masks: dict[Axes, Tensor | None] = {}
 
+    def fetch_attr(self, target: str) -> Any:
+        """A tensor of the original; buffers as copies, which the run may write to."""
+        return private(super().fetch_attr(target))
+
     def run_node(self, n: Node) -> Any:
         """Run one node, silenced or packed as its role demands."""
         if n.op != "call_function" or not self._reads_cut(n):
             return super().run_node(n)
+        if isinstance(n.target, OpOverload) and torch.Tag.nondeterministic_seeded in n.target.tags:
+            return self._run_packed(n)  # so that the slim model draws the same numbers
         found = find_rule(n.target)
         role = Role.POINTWISE if found is None else found.role
         if role is Role.POINTWISE:
@@ -96,3 +103,8 @@ class MaskedOriginal(Interpreter):
             raise GraphError(msg, node)
         full.view(-1)[places.flatten()] = result.flatten()
         return full
+
+
+def private(value: Any) -> Any:
+    """A copy of a tensor that is no parameter: forward may write to buffers, and they are the user's."""
+    return value.clone() if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) else value

@@ -46,7 +46,7 @@ class Call:
                 continue
             if not isinstance(value, Node) or value.op != "get_attr" or value.target not in tensors:
                 return None
-            owner, _, own = str(value.target).rpartition(".")
+            owner, _, own = program.canonical(str(value.target)).rpartition(".")
             if own != name or (path is not None and owner != path) or not owner:
                 return None
             path, found[name] = owner, tensors[str(value.target)]
@@ -205,10 +205,15 @@ def _only(*names: str) -> Callable[[Node], Settings]:
     def settings(node: Node) -> Settings:
         bound = bind(node)
         mutable = node.target._schema.is_mutable  # type: ignore[union-attr]
-        given = {name: bound[name] for name in names if name != "inplace"}
+        given = {name: _plain(bound[name]) for name in names if name != "inplace"}
         return {**given, "inplace": mutable} if "inplace" in names else given
 
     return settings
+
+
+def _plain(value: Any) -> Any:
+    """Lists of the graph, which are of a class of their own, as tuples."""
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 FUNCTIONS: Mapping[tuple[type, Any], Callable[[Node], Settings]] = {

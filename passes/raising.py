@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def raise_modules(graph: Graph, program: Program, tensors: Mapping[str, Tensor])
     """
     specs = _raise_layers(graph, program, tensors)
     specs.update(_raise_functions(graph, program, specs))
-    specs.update(_raise_dropout(graph))
+    specs.update(_raise_dropout(graph, program))
     for node in reversed(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -74,23 +75,24 @@ def _raise_layers(graph: Graph, program: Program, tensors: Mapping[str, Tensor])
             calls[call.path].append((node, ModuleSpec(layer.kind(call), settings)))
     specs: dict[str, ModuleSpec] = {}
     for path, found in calls.items():
-        if all(spec == found[0][1] for _, spec in found) and _owns_all(
-            path, [node for node, _ in found], graph, tensors
-        ):
+        if all(spec == found[0][1] for _, spec in found) and _owns_all(path, found, graph, program, tensors):
             specs[path] = found[0][1]
             for node, _ in found:
                 _call_module(graph, node, path)
     return specs
 
 
-def _owns_all(path: str, nodes: list[Node], graph: Graph, tensors: Mapping[str, Tensor]) -> bool:
+def _owns_all(
+    path: str, calls: list[tuple[Node, ModuleSpec]], graph: Graph, program: Program, tensors: Mapping[str, Tensor]
+) -> bool:
     """Whether the module's tensors are exactly those of the operation, and nothing else reads them."""
+    nodes = [node for node, _ in calls]
     own = {name for name in tensors if name.rpartition(".")[0] == path}
     layer = LAYERS[nodes[0].target]
     if {name.rpartition(".")[2] for name in own} - {*layer.tensors.values(), "num_batches_tracked"}:
         return False
-    readers = {user for node in graph.nodes if node.op == "get_attr" and node.target in own for user in node.users}
-    return readers <= set(nodes)
+    sources = [node for node in graph.nodes if node.op == "get_attr" and program.canonical(str(node.target)) in own]
+    return {user for node in sources for user in node.users} <= set(nodes)
 
 
 def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleSpec]) -> dict[str, ModuleSpec]:
@@ -99,6 +101,7 @@ def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleS
     for node in graph.nodes:
         if node.op != "call_function" or (path := module_path(node)) is None or path in taken:
             continue
+        path = program.module_aliases.get(path, path)
         kind = program.module_types.get(path)
         function = FUNCTIONS.get((kind, node.target)) if kind is not None else None
         if function is not None and kind is not None:
@@ -112,13 +115,13 @@ def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleS
     return specs
 
 
-def _raise_dropout(graph: Graph) -> dict[str, ModuleSpec]:
+def _raise_dropout(graph: Graph, program: Program) -> dict[str, ModuleSpec]:
     """Dropout called as a function, with a probability above zero."""
     specs: dict[str, ModuleSpec] = {}
     for node in list(graph.nodes):
         if node.target not in (aten.dropout.default, aten.dropout_.default) or not node.args[1]:
             continue
-        name = f"dropout_{len(specs)}_"
+        name = next(each for index in count() if (each := f"dropout_{index}_") not in {*specs, *program.module_types})
         specs[name] = ModuleSpec("Dropout", {"p": node.args[1]})
         _call_module(graph, node, name)
     return specs

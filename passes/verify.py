@@ -17,9 +17,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from fxprune.cut import Cut
-from fxprune.errors import RewriteError, VerificationError
+from fxprune.errors import CaptureError, FxpruneError, RewriteError, VerificationError
 from fxprune.passes.double import double_inputs, in_double
-from fxprune.passes.masked import MaskedOriginal
+from fxprune.passes.masked import MaskedOriginal, private
 from fxprune.program import Program
 from fxprune.propagate import Propagation
 from fxprune.rules.elementwise import TensorAxes
@@ -66,10 +66,22 @@ def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModu
 def _compare(expected: Interpreter, actual: Interpreter, inputs: Sequence[Any]) -> tuple[float, bool]:
     """Largest relative error, and whether it is beyond the tolerance anywhere."""
     with _same_randomness():
-        a = tree_leaves(expected.run(*inputs, enable_io_processing=False))
+        try:
+            a = tree_leaves(expected.run(*_copies(inputs), enable_io_processing=False))
+        except FxpruneError:
+            raise
+        except Exception as error:
+            what = ", ".join(f"{each.dtype} {list(each.shape)}" for each in inputs if isinstance(each, Tensor))
+            msg = f"the model itself fails on these example inputs ({what}): {type(error).__name__}: {error}"
+            raise CaptureError(msg) from error
     with _same_randomness():
-        b = tree_leaves(actual.run(*inputs, enable_io_processing=False))
+        b = tree_leaves(actual.run(*_copies(inputs), enable_io_processing=False))
     return compare(a, b)
+
+
+def _copies(inputs: Sequence[Any]) -> list[Any]:
+    """Inputs that a run may write to."""
+    return [each.clone() if isinstance(each, Tensor) else each for each in inputs]
 
 
 def compare(expected: Sequence[Any], actual: Sequence[Any]) -> tuple[float, bool]:
@@ -140,6 +152,10 @@ class _Checked(Interpreter):
         super().__init__(module)
         self.propagation = propagation
         self.cut = cut
+
+    def fetch_attr(self, target: str) -> Any:
+        """A tensor of the slim model; buffers as copies, which the run may write to."""
+        return private(super().fetch_attr(target))
 
     def run_node(self, n: Node) -> Any:
         origin = n.meta.get("origin")

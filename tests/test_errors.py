@@ -218,13 +218,11 @@ def test_example_inputs_of_the_wrong_shape_are_named_as_the_culprit() -> None:
     assert "7" in message
 
 
-@pytest.mark.xfail(reason="export accepts it; torch's own RuntimeError comes from the check", strict=True)
 def test_example_inputs_of_the_wrong_type_of_numbers() -> None:
     message = fails(example_inputs=X.double(), error=CaptureError)
     assert "same dtype" in message
 
 
-@pytest.mark.xfail(reason="names a line of the standard library's inspect.py", strict=True)
 def test_arguments_that_forward_does_not_take() -> None:
     for inputs in ((X, X), {"nothing": X}):
         message = fails(example_inputs=inputs, error=CaptureError)
@@ -249,9 +247,6 @@ def test_a_model_that_cannot_be_copied() -> None:
     assert "__deepcopy__" in message
 
 
-@pytest.mark.xfail(
-    reason="RewriteError, RuntimeError or IndexError, from wherever the name is first missed", strict=True
-)
 @pytest.mark.parametrize("name", ["plan", "report", "scores", "example_inputs", "graph", "code", "meta"])
 def test_a_module_whose_name_is_taken(name: str) -> None:
     """GraphModule and SlimModule have attributes of these names; the user has to rename the layer, and is told so."""
@@ -271,9 +266,6 @@ def test_a_module_whose_name_is_taken(name: str) -> None:
     assert "rename" in message
 
 
-@pytest.mark.xfail(
-    reason="the magnitudes are not finite, all indices count alike, and NaN equals NaN in the check", strict=True
-)
 def test_weights_that_are_not_finite() -> None:
     model = perceptron()
     with torch.no_grad():
@@ -295,7 +287,6 @@ def test_ignore_that_matches_nothing() -> None:
     assert "for example" in fails(ignore=["?*zzz"], error=InputError)
 
 
-@pytest.mark.xfail(reason="TypeError from fnmatch", strict=True)
 def test_ignore_of_another_type() -> None:
     message = fails(ignore=[3], error=InputError)
     assert "ignore" in message
@@ -330,7 +321,6 @@ def test_an_object_that_is_no_scorer(scorer: object) -> None:
     assert "`score(context)`" in message
 
 
-@pytest.mark.xfail(reason="a class has the attributes too; TypeError from calling score", strict=True)
 def test_the_class_of_a_scorer_instead_of_a_scorer() -> None:
     class Class(Scorer):
         name = "a class"
@@ -349,7 +339,6 @@ def test_a_scorer_that_gives_other_shapes(importance: dict[str, Any]) -> None:
     assert "(64,)" in message
 
 
-@pytest.mark.xfail(reason="AttributeError, ValueError or TypeError", strict=True)
 @pytest.mark.parametrize(
     "give",
     [
@@ -373,7 +362,6 @@ def test_scores_of_another_model() -> None:
     assert "(64,)" in message
 
 
-@pytest.mark.xfail(reason="PluginError about shapes, though no plug-in is involved", strict=True)
 def test_scores_of_another_model_say_what_to_do() -> None:
     other = fxprune.compile(convolutions(), "50%", example_inputs=IMAGES).scores
     message = fails(scores=other, error=InputError)
@@ -381,7 +369,6 @@ def test_scores_of_another_model_say_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("scores", [{"0": np.ones(64)}, 3, "magnitude"])
-@pytest.mark.xfail(reason="AttributeError", strict=True)
 def test_scores_that_are_none(scores: object) -> None:
     assert "scores" in fails(scores=scores, error=InputError)
 

@@ -159,7 +159,6 @@ def test_functional_dropout_drops_in_training() -> None:
     assert list(slim.state_dict()) == list(Functional().state_dict())
 
 
-@pytest.mark.xfail(reason="the name that raising gives may be taken", strict=True)
 def test_functional_dropout_beside_a_module_of_the_name_that_it_gets() -> None:
     class Clashing(nn.Module):
         def __init__(self) -> None:
@@ -209,7 +208,6 @@ def test_a_shared_module_is_called_twice() -> None:
     assert slim.get_parameter("shared.0.weight").grad is not None
 
 
-@pytest.mark.xfail(reason="a module with two names becomes two modules, one of them an empty container", strict=True)
 def test_a_module_with_two_names_stays_one_module() -> None:
     slim = compile_half(Twice(), torch.randn(2, 8))
     assert slim.get_submodule("shared") is slim.get_submodule("alias")
@@ -395,7 +393,6 @@ def test_it_exports_again() -> None:
     torch.testing.assert_close(again(x), slim(x))
 
 
-@pytest.mark.xfail(reason="pooling modules hold fx's immutable lists, which dynamo does not take", strict=True)
 def test_it_compiles_by_dynamo() -> None:
     slim = compile_half(Leaves().eval(), images())
     compiled: Any = torch.compile(slim, backend="eager", fullgraph=True)

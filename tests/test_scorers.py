@@ -236,7 +236,6 @@ def test_two_packages_with_one_name_are_both_named(installed: Path, clashing: Pa
     assert "fxprune_clash" in message
 
 
-@pytest.mark.xfail(reason="a clash of any two plug-ins breaks every scorer that is asked for by name", strict=True)
 def test_a_clash_of_others_does_not_concern_who_asks_for_neither(installed: Path, clashing: Path) -> None:
     for scorer in ("auto", "magnitude"):
         assert compiles_with(scorer, installed, clashing).startswith("magnitude")

@@ -31,7 +31,7 @@ from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
 from fxprune.apply.explain import cannot_apply
 from fxprune.apply.observe import observe
-from fxprune.apply.places import place_of_node
+from fxprune.apply.places import Place, place_of_node
 from fxprune.apply.search import Search, install
 from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
@@ -165,7 +165,7 @@ class _Application:
         patches = solve(demands, originals, self.sizes)
         inputs = tree_map(self._moved, inputs)
         expected = self._expected()
-        rescaled = [path for path in self.rescaled if path not in adapted]
+        rescaled = [place for place in self.rescaled if place.path not in adapted]
         search = Search(self.model, base, inputs, expected, seen, self.sizes, demands, rescaled)
         found, trial = search.run(patches)
         if not trial.agrees:
@@ -222,15 +222,13 @@ class _Application:
         return value.to(first.device, first.dtype if converted else value.dtype)
 
 
-def _rescaled(graph: Graph) -> list[str]:
-    """Modules whose attention kernel would take another scale than the original's."""
-    return list(
-        dict.fromkeys(
-            place_of_node(node.meta["origin"]).path
-            for node in graph.nodes
-            if "origin" in node.meta and node.kwargs.get("scale") != node.meta["origin"].kwargs.get("scale")
-        )
-    )
+def _rescaled(graph: Graph) -> list[Place]:
+    """Where an attention kernel would take another scale than the original's."""
+    return [
+        place_of_node(node.meta["origin"])
+        for node in graph.nodes
+        if "origin" in node.meta and node.kwargs.get("scale") != node.meta["origin"].kwargs.get("scale")
+    ]
 
 
 def _other_groups(name: str) -> str:

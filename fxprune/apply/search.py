@@ -19,6 +19,7 @@ from torch import nn
 from fxprune.apply.demands import Demand, Deviation, find_deviations
 from fxprune.apply.layers import follow_tensors
 from fxprune.apply.observe import Observation
+from fxprune.apply.places import Place
 from fxprune.apply.sizes import Sizes
 from fxprune.apply.slots import Slot, find_slots, write
 from fxprune.apply.solve import alternatives
@@ -47,7 +48,7 @@ class Search:
         seen: what a run of the original showed.
         sizes: what the graph knows.
         demands: what it asks for.
-        rescaled: paths of modules whose attention kernel derives its scale from a width that was cut.
+        rescaled: lines whose attention kernel derives its scale from a width that was cut.
         learned: (class, steps, old value, new value) of proposals that helped.
         trials: number of trials so far.
     """
@@ -59,7 +60,7 @@ class Search:
     seen: Observation
     sizes: Sizes
     demands: Sequence[Demand]
-    rescaled: Sequence[str]
+    rescaled: Sequence[Place]
     learned: list[tuple[type, tuple[Any, ...], int, int]] = field(default_factory=list)
     trials: int = 0
 
@@ -130,7 +131,7 @@ class Search:
 
     def _switches(self) -> Iterator[Patches]:
         """Flags that are set in all modules whose attention kernel took another scale, each cleared in all of them."""
-        modules = {path: self.base.get_submodule(path) for path in self.rescaled}
+        modules = {place.path: self.base.get_submodule(place.path) for place in self.rescaled}
         flags = {name for module in modules.values() for name, value in vars(module).items() if value is True}
         for name in sorted(flags - {"training"}):
             yield {Slot(path, (name,)): False for path, module in modules.items() if vars(module).get(name) is True}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from fxprune.apply.places import Place, current_place
 from fxprune.apply.slots import Slot
 
 
@@ -61,13 +62,13 @@ class Recorder:
         path: the module that runs now.
         reads: slots that took part in arithmetic or a comparison.
         comparisons: in order.
-        floats: slots that became a real number, such as a scale.
+        floats: slots that became a real number, such as a scale, by line.
     """
 
     path: str = ""
     reads: dict[str, dict[Slot, None]] = field(default_factory=dict)
     comparisons: dict[str, list[Comparison]] = field(default_factory=dict)
-    floats: dict[str, dict[Slot, None]] = field(default_factory=dict)
+    floats: dict[Place, dict[Slot, None]] = field(default_factory=dict)
 
     def read(self, expression: Expression) -> None:
         """Remember a use of the slots of an expression."""
@@ -75,7 +76,7 @@ class Recorder:
 
     def as_float(self, expression: Expression) -> None:
         """Remember that a real number was computed from an expression."""
-        self.floats.setdefault(self.path, {}).update(dict.fromkeys(slots_of(expression)))
+        self.floats.setdefault(current_place(self.path), {}).update(dict.fromkeys(slots_of(expression)))
 
 
 class Tagged(int):

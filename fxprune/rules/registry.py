@@ -38,7 +38,7 @@ Resize = Callable[["Resizing"], tuple[tuple[Any, ...], dict[str, Any]]]
 class Role(Enum):
     """What an operation does with cut slices; decides how the masked original is executed (design: what a cut means)."""
 
-    POINTWISE = "pointwise"  # element by element, or moves elements about: cut slices stay so
+    POINTWISE = "pointwise"  # element by element, or moves elements: cut slices stay so
     CONTRACTION = "contraction"  # sums products along an axis: cut slices are silenced in every operand
     REDUCTION = "reduction"  # a statistic along an axis: it is taken over what is kept
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -259,7 +258,6 @@ def test_a_unit_part_is_factored_with_the_others() -> None:
     solver = Solver()
     solver.unify(left, right)
     assert not solver.conflicts
-
 
 
 def test_an_empty_part_binds_no_variable_to_itself() -> None:

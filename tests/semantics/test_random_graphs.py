@@ -44,7 +44,9 @@ def check(model: nn.Module, inputs: tuple[Tensor, ...], seed: int, plans: int = 
         cut = random_cut(analysis.groups, random)
         slim = emit(analysis, cut).eval()
         assert verify(program, propagation, cut, slim) < 1e-8
-        expected = masked_outputs(program.graph_module, slices_of(program, propagation, cut), program.args, program.kwargs)
+        expected = masked_outputs(
+            program.graph_module, slices_of(program, propagation, cut), program.args, program.kwargs
+        )
         with torch.no_grad():
             actual = tree_leaves(slim(*program.args, **program.kwargs))
         assert max(relative_error(a, b) for a, b in zip(expected, actual, strict=True)) < 1e-9

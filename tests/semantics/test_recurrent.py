@@ -18,7 +18,7 @@ class Reader(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], *, layers: int, bidirectional: bool, batch_first: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 16)
-        self.recurrent = kind(16, 24, layers, bidirectional=bidirectional, batch_first=batch_first)
+        self.recurrent = kind(16, 24, layers, bidirectional=bidirectional, batch_first=batch_first)  # type: ignore[arg-type]
         self.classify = nn.Linear(48 if bidirectional else 24, 5)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def zeroed(model: nn.Module, plan: fxprune.Plan) -> nn.Module:
     silenced = copy.deepcopy(model)
     for name, tensor in silenced.named_parameters():
         for dim, kept in plan.slices.get(name, {}).items():
-            cut = sorted(set(range(tensor.shape[dim])) - set(kept))  # type: ignore[arg-type]
+            cut = sorted(set(range(tensor.shape[dim])) - set(kept))
             tensor.data.index_fill_(dim, torch.tensor(cut, dtype=torch.long), 0.0)
     return silenced
 
