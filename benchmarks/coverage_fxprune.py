@@ -182,7 +182,7 @@ def _try_onnx(slim: fxprune.SlimModule) -> dict[str, Any]:
 def _try_apply(slim: fxprune.SlimModule, example: Example) -> dict[str, Any] | None:
     """Whether the user's own class, slimmed, computes the same; None where this fxprune has no `apply`."""
     function = getattr(fxprune, "apply", None)
-    if function is None:
+    if not callable(function):
         return None
     try:
         applied = function(slim, copy.deepcopy(example.model))

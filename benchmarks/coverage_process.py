@@ -72,7 +72,7 @@ def run_one(task: Task, limits: Limits, stop: threading.Event) -> dict[str, Any]
             command, cwd=ROOT, env=_environment(), stdout=out, stderr=errors, start_new_session=True
         )
         try:
-            ended = _watch(process, limits, started, stop)
+            ended = watch(process, limits, started, stop)
         finally:
             _end(process)
         found = _last_line(out)
@@ -97,7 +97,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def _watch(process: subprocess.Popen[Any], limits: Limits, started: float, stop: threading.Event) -> str | None:
+def watch(process: subprocess.Popen[Any], limits: Limits, started: float, stop: threading.Event) -> str | None:
     """Wait for the process; "timeout" or "memory" if it goes beyond its limits, "interrupted" if the whole run ends."""
     while process.poll() is None:
         if time.monotonic() - started > limits.seconds:

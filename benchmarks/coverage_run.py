@@ -31,6 +31,7 @@ def main(description: str) -> None:
     ]
     if options.jobs:
         measure(tasks, options, lines)
+        keep_latest(lines)
     text = report(read(lines))
     (options.out / "coverage.md").write_text(text)
     sys.stdout.write(text.partition("## Every model")[0])
@@ -93,6 +94,16 @@ def read(lines: Path) -> dict[str, dict[str, dict[str, Any]]]:
             result = json.loads(line)
             found[result["library"]][result["model"]] = result
     return found
+
+
+def keep_latest(lines: Path) -> None:
+    """Leave one line for each model and library, in the order of the zoo."""
+    known = read(lines)
+    order = [entry.name for entry in zoo()]
+    kept = [json.dumps(known[library][name]) for library in LIBRARIES for name in order if name in known[library]]
+    fresh = lines.with_suffix(".new")
+    fresh.write_text("".join(f"{line}\n" for line in kept))
+    fresh.replace(lines)
 
 
 def report(results: dict[str, dict[str, dict[str, Any]]]) -> str:

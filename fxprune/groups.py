@@ -61,7 +61,7 @@ def find_groups(program: Program, propagation: Propagation) -> tuple[Group, ...]
     """All dependency groups, in the order of their first parameter."""
     members = _members(program, propagation)
     outers = find_nesting(propagation, set(members))
-    names, consumers = _names(program, members), _consumers(propagation)
+    names, consumers = _names(propagation, members), _consumers(propagation)
     return tuple(
         Group(
             names[variable],
@@ -82,7 +82,7 @@ def _consumers(propagation: Propagation) -> Counter[Variable]:
     for node, mixed in propagation.mixed.items():
         rule = find_rule(node.target)
         if rule is not None and rule.role is Role.CONTRACTION:
-            found.update({variable for axis in mixed for variable in leaves(axis)})
+            found.update({variable for axis in mixed for variable in variables_of(axis)})
     return found
 
 
@@ -91,7 +91,7 @@ def _members(program: Program, propagation: Propagation) -> dict[Variable, list[
     found: dict[Variable, list[Member]] = {}
     for name, axes in propagation.tensors.items():
         for dim, axis in enumerate(axes):
-            for variable in dict.fromkeys(leaves(axis)):
+            for variable in dict.fromkeys(variables_of(axis)):
                 if variable.pin is None and variable.size > 1:
                     found.setdefault(variable, []).append(Member(name, dim))
     stateful = {name for name in program.tensors if name not in program.buffers}
@@ -100,10 +100,12 @@ def _members(program: Program, propagation: Propagation) -> dict[Variable, list[
 
 def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Variable, Variable]:
     """For each variable the one under which its choice may be nested, where there is one."""
+    alone = {axes[0] for axes in propagation.tensors.values() if len(axes) == 1 and isinstance(axes[0], Variable)}
+    possible = variables - alone  # what stands alone in a bias or a norm has nothing beside it to be chosen under
     candidates: dict[Variable, set[Variable]] = {}
-    order = {leaf: None for axes in propagation.tensors.values() for axis in axes for leaf in leaves(axis)}
+    order = {leaf: None for axes in propagation.tensors.values() for axis in axes for leaf in variables_of(axis)}
     for axes in propagation.tensors.values():
-        for variable, companions in _companions(axes, variables):
+        for variable, companions in _companions(axes, possible):
             known = candidates.get(variable)
             candidates[variable] = set(companions) if known is None else known & companions
     candidates = {variable: found for variable, found in candidates.items() if found}
@@ -129,10 +131,10 @@ def _value_axes(propagation: Propagation) -> Iterator[Axes]:
 
 def _companions(axes: Axes, variables: AbstractSet[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
     """For each occurrence of a variable the variables whose index is known there."""
-    if all(variable not in variables for axis in axes for variable in leaves(axis)):
+    if all(variables.isdisjoint(variables_of(axis)) for axis in axes):
         return
     known = [_coordinates(axis) for axis in axes]
-    counts = Counter(variable for axis in axes for variable in leaves(axis))
+    counts = Counter(variable for axis in axes for variable in variables_of(axis))
     for at, axis in enumerate(axes):
         elsewhere = (
             frozenset().union(*(each for other, each in enumerate(known) if other != at))
@@ -146,6 +148,11 @@ def _companions(axes: Axes, variables: AbstractSet[Variable]) -> Iterator[tuple[
                     variable,
                     frozenset(each for each in companions if counts[each] == 1 and each.size > 1) - {variable},
                 )
+
+
+def variables_of(axis: Axis) -> tuple[Variable, ...]:
+    """Variables of a settled axis, in order, with repetition."""
+    return (axis,) if isinstance(axis, Variable) else axis.variables or tuple(leaves(axis))
 
 
 def _coordinates(axis: Axis) -> frozenset[Variable]:
@@ -173,13 +180,13 @@ def _touched(propagation: Propagation, node: object) -> set[Variable]:
         value = propagation.values.get(each)
         for axes in (value,) if isinstance(value, TensorAxes) else value or ():
             for axis in axes or ():
-                found.update(leaves(axis))
+                found.update(variables_of(axis))
     return found
 
 
 def _forbid_mixing(candidates: dict[Variable, set[Variable]], mixed: Axes, touched: set[Variable]) -> None:
     """An operation that mixes along g but not along v, with v present, forbids choosing v anew for each g."""
-    along = {variable for axis in mixed for variable in leaves(axis)}
+    along = {variable for axis in mixed for variable in variables_of(axis)}
     for variable in touched & candidates.keys():
         if variable not in along:
             candidates[variable] -= along
@@ -200,8 +207,8 @@ def _kind(variable: Variable) -> str:
     return variable.kind or "features"
 
 
-def _names(program: Program, members: Mapping[Variable, list[Member]]) -> dict[Variable, str]:
-    owners = {variable: _owner(program, found) for variable, found in members.items()}
+def _names(propagation: Propagation, members: Mapping[Variable, list[Member]]) -> dict[Variable, str]:
+    owners = {variable: _owner(propagation, found) for variable, found in members.items()}
     shared = Counter(owners.values())
     names = {v: owner if shared[owner] == 1 else f"{owner}:{_kind(v)}" for v, owner in owners.items()}
     counts, seen = Counter(names.values()), Counter[str]()
@@ -212,9 +219,9 @@ def _names(program: Program, members: Mapping[Variable, list[Member]]) -> dict[V
     return names
 
 
-def _owner(program: Program, members: list[Member]) -> str:
+def _owner(propagation: Propagation, members: list[Member]) -> str:
     """Module that produces the indices: of the first matrix whose rows they are, else of the first tensor."""
-    ranks = {member.name: len(program.signature_shape(member.name)) for member in members}
+    ranks = {member.name: len(propagation.tensors[member.name]) for member in members}
     rows = [member.name for member in members if member.dim == 0 and ranks[member.name] > 1]
     matrices = [member.name for member in members if ranks[member.name] > 1]
     first_row, first_matrix = rows[:1], matrices[:1]

@@ -70,11 +70,6 @@ class Program:
         found = self.constants[name] if name in self.constants else self.tensors[name]
         return found if isinstance(found, Tensor) else None
 
-    def signature_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the parameter, buffer or constant of that name; empty for the graph of a region."""
-        found = self.tensor(name)
-        return () if found is None else tuple(found.shape)
-
     def canonical(self, name: str) -> str:
         """The name that stands for all names of a tied tensor."""
         return self.aliases.get(name, name)

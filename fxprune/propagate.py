@@ -15,7 +15,7 @@ from fxprune.errors import CouplingConflict, FxpruneError, GraphError
 from fxprune.program import Program
 from fxprune.rules import find_rule
 from fxprune.rules.elementwise import TensorAxes
-from fxprune.rules.trace import UNKNOWN_SIZE, Trace, hint, result_shapes
+from fxprune.rules.trace import UNKNOWN_SIZE, Trace, result_shapes
 from fxprune.rules.unknown import pin_everything
 
 
@@ -55,7 +55,7 @@ def propagate(program: Program, ignored: Mapping[str, str], *, strict: bool = Fa
         walk.visit(node)
     if strict:
         _complain(walk)
-    settled: dict[int, Axis] = {}
+    settled: dict[int, Any] = {}
     values = {node: _settle(value, settled) for node, value in walk.values.items()}
     tensors = {name: _settle(axes, settled) for name, axes in walk.tensors.items()}
     mixed = {node: tuple(settle(axis) for axis in axes) for node, axes in walk.trace.mixed.items()}
@@ -65,14 +65,15 @@ def propagate(program: Program, ignored: Mapping[str, str], *, strict: bool = Fa
 class _Walk:
     """State of one pass over the graph."""
 
-    __slots__ = ("ignored", "program", "tensors", "trace", "unknown", "values")
+    __slots__ = ("dependent", "ignored", "program", "tensors", "trace", "unknown", "values")
 
     def __init__(self, program: Program, ignored: Mapping[str, str]) -> None:
         self.program = program
         self.ignored = ignored
         self.trace = Trace(Solver())
         self.values: dict[Node, Any] = {}
-        self.tensors: dict[str, Axes] = {}
+        self.tensors: dict[str, TensorAxes] = {}
+        self.dependent = {node for node in program.graph_module.graph.nodes if _is_data_dependent(node)}
         self.unknown: list[Node] = []
 
     def visit(self, node: Node) -> None:
@@ -90,17 +91,16 @@ class _Walk:
                 self._pin_value(each, "model output")
 
     def _attribute(self, node: Node) -> TensorAxes | None:
-        value = node.meta.get("val")
         name = self.program.canonical(str(node.target))
-        tensor = self.program.tensor(name)
-        if tensor is None:
-            return None
         if name not in self.tensors:
-            shape = tensor.shape if not isinstance(value, Tensor) else value.shape
-            self.tensors[name] = TensorAxes(Variable(hint(size)) for size in shape)
+            tensor = self.program.tensor(name)
+            if tensor is None:
+                return None
+            shape = result_shapes(node)[0] or tuple(tensor.shape)
+            self.tensors[name] = TensorAxes([Variable(size) for size in shape])
             if name in self.ignored:
                 self.trace.pin_all(self.tensors[name], f"ignored ({self.ignored[name]})")
-        return TensorAxes(self.tensors[name])
+        return self.tensors[name]
 
     def _call(self, node: Node) -> Any:
         if node.target is operator.getitem:
@@ -110,7 +110,7 @@ class _Walk:
             return None
         args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
         found = find_rule(node.target)
-        if found is None or _data_dependent(node):
+        if found is None or (self.dependent and not self.dependent.isdisjoint((node, *node.all_input_nodes))):
             self.unknown.append(node)
             return _mark(pin_everything(self.trace, args, kwargs))
         try:
@@ -159,20 +159,23 @@ def _check_sizes(node: Node, axes: Any) -> None:
             raise GraphError(msg, node)
 
 
-def _settle(value: Any, settled: dict[int, Axis]) -> Any:
-    """Settled axes; `settled` remembers them by what they are bound to, so that equal axes stay one object."""
+def _settle(value: Any, settled: dict[int, Any]) -> Any:
+    """Settled axes; `settled` remembers them by what they were, so that equal axes stay one object."""
     if value is None:
         return None
     if isinstance(value, TensorAxes):
-        return TensorAxes([_settle_axis(axis, settled) for axis in value])
+        found = settled.get(id(value))
+        if found is None:
+            found = settled[id(value)] = TensorAxes([_settle_axis(axis, settled) for axis in value])
+        return found
     return tuple(_settle(each, settled) for each in value)
 
 
-def _settle_axis(axis: Axis, settled: dict[int, Axis]) -> Axis:
+def _settle_axis(axis: Axis, settled: dict[int, Any]) -> Axis:
     axis = head(axis)
     if isinstance(axis, Variable):
         return axis
-    found = settled.get(id(axis))
+    found: Axis | None = settled.get(id(axis))
     if found is None:
         found = settled[id(axis)] = settle(axis)
     return found
@@ -183,10 +186,9 @@ def _has_tensor(node: Node) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value))
 
 
-def _data_dependent(node: Node) -> bool:
-    """Whether a size of the result, or of an argument, depends on the data."""
-    shapes = [shape for each in (node, *node.all_input_nodes) for shape in result_shapes(each) if shape]
-    return any(UNKNOWN_SIZE in shape for shape in shapes)
+def _is_data_dependent(node: Node) -> bool:
+    """Whether a size of the result depends on the data."""
+    return any(shape is not None and UNKNOWN_SIZE in shape for shape in result_shapes(node))
 
 
 def _complain(walk: _Walk) -> None:

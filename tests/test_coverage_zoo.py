@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks import coverage_timm, coverage_torchvision
 from benchmarks.coverage_compare import ask_oracle
 from benchmarks.coverage_models import BATCH, LIMIT, Example, UnavailableError, find, make, parameters, select, zoo
-from benchmarks.coverage_process import Limits, _watch
+from benchmarks.coverage_process import Limits, watch
 from benchmarks.coverage_table import details, summary
 from benchmarks.coverage_torch_pruning import read_slices
 from fxprune.capture import capture
@@ -154,7 +154,7 @@ def test_the_reference_tells_whole_heads_from_mixed_ones() -> None:
 def test_limits(limits: tuple[float, float], expected: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        assert _watch(process, Limits(*limits), time.monotonic(), threading.Event()) == expected
+        assert watch(process, Limits(*limits), time.monotonic(), threading.Event()) == expected
     finally:
         process.kill()
         process.wait()

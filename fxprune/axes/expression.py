@@ -61,11 +61,12 @@ class Variable:
 class Product:
     """Row-major product of axes: index (i0, i1, ...) is i0 * size1 * size2 ... + i1 * size2 ... + ..."""
 
-    __slots__ = ("factors", "size")
+    __slots__ = ("factors", "size", "variables")
 
     def __init__(self, factors: tuple[Axis, ...]) -> None:
         """Make the product of `factors`, outermost first."""
         self.factors = factors
+        self.variables: tuple[Variable, ...] | None = None
         self.size: int = prod(factor.size for factor in factors)
 
     def __repr__(self) -> str:
@@ -76,11 +77,12 @@ class Product:
 class Concat:
     """Concatenation of axes, first part first."""
 
-    __slots__ = ("parts", "size")
+    __slots__ = ("parts", "size", "variables")
 
     def __init__(self, parts: tuple[Axis, ...]) -> None:
         """Make the concatenation of `parts`; empty ones are left out."""
         self.parts = tuple(part for part in parts if part.size)
+        self.variables: tuple[Variable, ...] | None = None
         self.size: int = sum(part.size for part in self.parts)
 
     def __repr__(self) -> str:
@@ -155,9 +157,11 @@ def leaves(axis: Axis) -> Iterator[Variable]:
     axis = head(axis)
     if isinstance(axis, Variable):
         yield axis
-        return
-    for child in axis.factors if isinstance(axis, Product) else axis.parts:
-        yield from leaves(child)
+    elif axis.variables is not None:
+        yield from axis.variables
+    else:
+        for child in axis.factors if isinstance(axis, Product) else axis.parts:
+            yield from leaves(child)
 
 
 def settle(axis: Axis) -> Axis:
@@ -166,5 +170,9 @@ def settle(axis: Axis) -> Axis:
     if isinstance(axis, Variable):
         return axis
     if isinstance(axis, Product):
-        return product([settle(factor) for factor in factors_of(axis)])
-    return concat([settle(part) for part in parts_of(axis)])
+        settled = product([settle(factor) for factor in factors_of(axis)])
+    else:
+        settled = concat([settle(part) for part in parts_of(axis)])
+    if not isinstance(settled, Variable):
+        settled.variables = tuple(leaves(settled))
+    return settled

@@ -51,11 +51,10 @@ SLOW_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 128},
     "qwen3": {**SMALL, "num_key_value_heads": 2, "head_dim": 16},
     "mistral": {**SMALL, "num_key_value_heads": 2},
-    "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 128},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 128, "state_size": 8},
     "t5": {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "vocab_size": 128},
 }
-CAUSAL = ("gpt2", "llama", "opt", "qwen3", "mistral", "bloom", "mamba")
+CAUSAL = ("gpt2", "llama", "opt", "qwen3", "mistral", "mamba")
 
 
 def _marked(fast: Any, slow: Any) -> list[Any]:
