@@ -142,13 +142,9 @@ def details(results: Results, order: Sequence[str]) -> str:
             continue
         own = results.get("fxprune", {}).get(name, {})
         rows.append([name, *_own_cells(own), *(_other_cell(results[library].get(name)) for library in others)])
-    failures = [
-        _failure(name, results["fxprune"][name])
-        for name in order
-        if "failure" in results.get("fxprune", {}).get(name, {})
-    ]
     lines = [_table([*HEADINGS, *(LIBRARIES[library] for library in others)], rows)]
-    return "\n\n".join([*lines, *(["What fxprune said:\n\n" + "\n".join(failures)] if failures else [])])
+    failures = [line for name in order for line in _failures(name, results.get("fxprune", {}).get(name, {}))]
+    return "\n\n".join([*lines, *(["What went wrong with fxprune:\n\n" + "\n".join(failures)] if failures else [])])
 
 
 def _own_cells(result: Result) -> list[str]:
@@ -183,10 +179,19 @@ def _other_cell(result: Result | None) -> str:
     return ", ".join([text, *extra, *([f"reference: {verdict}"] if verdict else [])])
 
 
-def _failure(name: str, result: Result) -> str:
-    failure = result["failure"]
-    where = f"{result['status']} in {result.get('stage')}"
-    return f"- {name} ({where}): {failure['type']} at {failure['where']}: {failure['message']}"
+def _failures(name: str, result: Result) -> list[str]:
+    """One line for each error that was raised, and for a contradiction of the reference interpreter."""
+    oracle = result.get("oracle", {})
+    found = {
+        f"{result.get('status')} in {result.get('stage')}": result.get("failure"),
+        "training": result.get("training_failure"),
+        "apply": (result.get("apply") or {}).get("failure"),
+        "ONNX": (result.get("onnx") or {}).get("failure"),
+    }
+    lines = [f"{what}: {f['type']} at {f['where']}: {f['message']}" for what, f in found.items() if f is not None]
+    if oracle and oracle["verdict"] != "agrees":
+        lines.append(f"reference: {oracle['verdict']}: {oracle.get('message', oracle.get('error'))}")
+    return [f"- {name}, {line}" for line in lines]
 
 
 def _number(value: float | None, form: str, scale: float = 1.0, unit: str = "") -> str:

@@ -1,6 +1,7 @@
 """fxprune: a structured-pruning compiler over torch.fx. A trained model and a budget in, a smaller dense model out."""
 
 from fxprune.analysis import Analysis, analyze
+from fxprune.apply import apply
 from fxprune.bench import bench
 from fxprune.compile import compile
 from fxprune.errors import (
@@ -53,6 +54,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "analyze",
+    "apply",
     "bench",
     "compile",
     "lower",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ def compile(
     scores = _score(chosen, scores, context)
     widths = _search(analysis, scores, limits, align, floor, search)
     cut, plan = _decide(analysis, scores, widths, limits, search, seed)
+    plan = replace(plan, ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore))
     slim = assemble(program, slim_graph(program, analysis.propagation, cut), plan, scores)
     error = verify_slim(program, analysis.propagation, cut, slim) if verify else None
     outcome = Outcome(analysis, scores, widths, limits, search, error, time.perf_counter() - started)

@@ -35,6 +35,7 @@ class Plan:
             list of lists, one per kept group, where a nested choice makes the indices of one dimension differ along
             another.
         widths: group name -> (kept, original) number of indices, for all groups.
+        ignore: patterns of what had to keep its shape; the groups are those of an analysis with them.
         dropped: paths of blocks that were dropped whole.
         budget: the budget as the user stated it.
         scorer: name of the scorer.
@@ -47,6 +48,7 @@ class Plan:
     kept: Mapping[str, Indices]
     slices: Mapping[str, Mapping[int, Indices]]
     widths: Mapping[str, tuple[int, int]]
+    ignore: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     budget: Mapping[str, str | float] = field(default_factory=dict)
     scorer: str = ""
@@ -67,7 +69,7 @@ class Plan:
                 raise CheckpointError(msg)
         for name, indices in self.kept.items():
             _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
-        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys(self.dropped, "")}
+        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys((*self.dropped, *self.ignore), "")}
         if not all(isinstance(each, str) for each in (*texts, *texts.values())) or not isinstance(self.seed, int):
             msg = "the plan's scorer, search or dropped blocks are no names, or its seed is no whole number"
             raise CheckpointError(msg)
@@ -89,6 +91,7 @@ class Plan:
             "kept": dict(self.kept),
             "slices": {name: {str(dim): kept for dim, kept in dims.items()} for name, dims in self.slices.items()},
             "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "ignore": list(self.ignore),
             "dropped": list(self.dropped),
             "budget": dict(self.budget),
             "scorer": self.scorer,
@@ -124,6 +127,7 @@ class Plan:
                 kept=data["kept"],
                 slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
                 widths={name: (pair[0], pair[1]) for name, pair in data["widths"].items()},
+                ignore=tuple(_list(data["ignore"])),
                 dropped=tuple(_list(data["dropped"])),
                 budget=dict(data["budget"]),
                 scorer=data["scorer"],
@@ -149,6 +153,7 @@ _FIELDS = {
     "kept",
     "slices",
     "widths",
+    "ignore",
     "dropped",
     "budget",
     "scorer",

@@ -180,4 +180,4 @@ def test_tables() -> None:
     assert "median 100 us" in text
     table = details(results, ["a", "b", "c"])
     assert "| a | pass | 60.0 % |" in table
-    assert "- b (refused in None): CaptureError at w: m" in table
+    assert "- b, refused in None: CaptureError at w: m" in table

@@ -16,10 +16,16 @@ from fxprune import CannotApply
 from fxprune.apply import apply
 from tests.apply.helpers import check, same
 
-TORCHVISION = {"resnet18": {}, "mobilenet_v3_small": {}, "convnext_tiny": {}, "vit_b_16": {"image_size": 64}}
-SLOW_TORCHVISION: dict[str, dict[str, Any]] = {"densenet121": {}, "regnet_y_400mf": {}, "efficientnet_b0": {}}
-TIMM = {"vit_tiny_patch16_224": {"img_size": 32}, "convnext_atto": {}, "mobilenetv4_conv_small": {}}
+TORCHVISION = {"resnet18": {}, "mobilenet_v3_small": {}, "vit_b_16": {"image_size": 64}}
+SLOW_TORCHVISION: dict[str, dict[str, Any]] = {
+    "convnext_tiny": {},
+    "densenet121": {},
+    "regnet_y_400mf": {},
+    "efficientnet_b0": {},
+}
+TIMM = {"vit_tiny_patch16_224": {"img_size": 32}, "mobilenetv4_conv_small": {}}
 SLOW_TIMM: dict[str, dict[str, Any]] = {
+    "convnext_atto": {},
     "deit_tiny_patch16_224": {"img_size": 64},
     "swin_tiny_patch4_window7_224": {"img_size": 224},
     "resnetv2_50": {},
