@@ -70,13 +70,13 @@ def peak() -> int:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Class and first line of an error, and the line of code that raised it."""
-    text = str(error).strip().splitlines() or [""]
+    """Class and first lines of an error, and the line of code that raised it."""
+    text = " / ".join(line.strip() for line in str(error).strip().splitlines()[:3])
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = "" if frame is None else f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
-    return {"type": type(error).__name__, "message": text[0][:300], "where": where}
+    return {"type": type(error).__name__, "message": text[:300], "where": where}
 
 
 def measure(library: str, name: str, record: Record, options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -68,9 +67,7 @@ def run_one(task: Task, limits: Limits, stop: threading.Event) -> dict[str, Any]
     command = [task.python, "-m", "benchmarks.coverage_child", task.library, task.model, *task.flags]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started = time.monotonic()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(), stdout=out, stderr=errors, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=out, stderr=errors)
         try:
             ended = watch(process, limits, started, stop)
         finally:
@@ -118,9 +115,8 @@ def resident(pid: int) -> float:
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """End the process and what it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End the process, if it has not ended by itself."""
+    process.kill()
     process.wait()
 
 

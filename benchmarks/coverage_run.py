@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.coverage_table import LIBRARIES, details, summary
 
 def main(description: str) -> None:
     """Parse arguments, measure what is missing, write and print the tables."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the processes at work are ended too
     options = parse(description)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "coverage.jsonl"

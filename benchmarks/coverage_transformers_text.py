@@ -121,7 +121,6 @@ ENCODERS = {
     "mobilebert": encoder(embedding_size=32, intra_bottleneck_size=32, true_hidden_size=32),
     "modernbert": encoder(),
     "mpnet": encoder(),
-    "nystromformer": encoder(num_landmarks=8),
     "rembert": encoder(input_embedding_size=32),
     "roberta": encoder(),
     "roformer": encoder(),
