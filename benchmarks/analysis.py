@@ -149,7 +149,8 @@ def compare(python: str, rounds: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The comparison as a Markdown table."""
     lines = [
-        "| model | groups fxprune / TP | analysis fxprune | analysis Torch-Pruning | ratio | ratio to TP with its tracing | costs fxprune "
+        "| model | groups fxprune / TP | analysis fxprune | analysis Torch-Pruning | ratio "
+        "| ratio to TP with its tracing | costs fxprune "
         "| capture fxprune | forward TP | compile fxprune, unchecked / checked | prune TP, unchecked |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
