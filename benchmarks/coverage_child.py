@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import resource
 import sys
@@ -69,6 +70,16 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def machine() -> str:
+    """The processor and its number of cores."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {os.cpu_count()} cores"
+
+
 def describe(error: BaseException) -> dict[str, str]:
     """Class and first lines of an error, and the line of code that raised it."""
     text = " / ".join(line.strip() for line in str(error).strip().splitlines()[:3])
@@ -84,6 +95,7 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
     import torch
 
     torch.set_num_threads(1)
+    record.found["machine"] = machine()
     record.found["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
     try:
         with record.during("build"):

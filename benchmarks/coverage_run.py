@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -113,7 +111,10 @@ def report(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     entries = {entry.name: entry for entry in zoo()}
     results = {library: {name: found[name] for name in entries if name in found} for library, found in results.items()}
     sources = {name: entry.source for name, entry in entries.items()}
-    said = (result.get("versions", {}) for found in results.values() for result in found.values())
-    versions = ", ".join(sorted({f"{name} {version}" for each in said for name, version in each.items()}))
-    head = f"# Coverage\n\n`python benchmarks/coverage.py`, {platform.machine()}, {os.cpu_count()} cores, {versions}."
+    everything = [result for found in results.values() for result in found.values()]
+    machines = "; ".join(sorted({result["machine"] for result in everything if "machine" in result}))
+    versions = {f"{name} {version}" for each in everything for name, version in each.get("versions", {}).items()}
+    head = (
+        f"# Coverage\n\nMeasured by `python benchmarks/coverage.py` on {machines}, with {', '.join(sorted(versions))}."
+    )
     return f"{head}\n\n{summary(results, sources)}\n\n## Every model\n\n{details(results, list(entries))}\n"

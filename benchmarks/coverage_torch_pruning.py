@@ -7,7 +7,7 @@ of outputs is the number of classes, as in Torch-Pruning's own examples. What co
 - keeps its outputs: they have the shapes that they had;
 - right: the pruned model computes what the original computes with those slices masked, by the same independent
   reference interpreter that fxprune is held to. The slices are read off the pruned weights, whose values are the
-  original's.
+  original's. Where the interpreter cannot tell, the answer counts in Torch-Pruning's favour.
 """
 
 from __future__ import annotations
