@@ -25,6 +25,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.backends.eager import EagerRunner
 from fxprune.backends.examples import batch_size_of, batch_tensors, cloned, resize_batch
+from fxprune.backends.onnx_operations import translations
+from fxprune.backends.onnx_trace import trace_program
 from fxprune.errors import BackendError
 from fxprune.inputs import Inputs
 
@@ -90,6 +92,8 @@ def _export_dynamic(module: nn.Module, inputs: Inputs, opset: int | None) -> Exp
     try:
         exported = _export(module, resize_batch(inputs, max(size, 2)), opset, dynamic=True)
     except BackendError as error:
+        if "Constraints violated" in str(error):
+            return "the module's computation depends on its value"
         return f"export with a dynamic batch size failed ({error})"
     return exported if exported.dynamic_batch else "the module's computation depends on its value"
 
@@ -103,14 +107,10 @@ def _export(module: nn.Module, inputs: Inputs, opset: int | None, *, dynamic: bo
     args, kwargs = cloned(inputs)
     with _heard() as messages:
         try:
+            shapes = _dynamic_shapes(module, (args, kwargs)) if dynamic else None
+            traced = trace_program(module, args, kwargs, shapes)
             program = torch.onnx.export(
-                module,
-                args,
-                kwargs=kwargs,
-                dynamo=True,
-                dynamic_shapes=_dynamic_shapes(module, (args, kwargs)) if dynamic else None,
-                opset_version=opset,
-                verbose=False,
+                traced, dynamo=True, opset_version=opset, custom_translation_table=translations(), verbose=False
             )
         except Exception as error:
             # The exporter wraps what went wrong in errors of private classes, or lets it through as it is.
@@ -195,9 +195,12 @@ def _output_names(program: Any) -> list[str]:
     """Names for the tensors of an exported program's output, from the containers they are in."""
     specs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    try:
+        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # a registered container whose keys PyTorch does not know, as diffusers' are
+        paths = [f"[{index}]" for index in range(len(specs))] if len(specs) > 1 else [""]
     tensors = [path for path, spec in zip(paths, specs, strict=True) if not isinstance(spec, ConstantArgument)]
-    return [_readable(pytree.keystr(path)) for path in tensors]
+    return [_readable(path) for path in tensors]
 
 
 def _readable(path: str) -> str:

@@ -25,8 +25,15 @@ EXACT_TOLERANCE = 1e-5
 def count_flops(module: nn.Module, example: Example) -> int:
     """FLOPs that torch's counter sees in one forward pass, attention by its parts."""
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        example.call(module)
+    trained = [each for each in module.parameters() if each.requires_grad]
+    for each in trained:  # the counter asks inputs of layers for their gradient functions, which parameters lack
+        each.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            example.call(module)
+    finally:
+        for each in trained:
+            each.requires_grad_(True)
     return int(counter.get_total_flops())
 
 

@@ -6,7 +6,7 @@ they come from; nothing is fetched.
 
 `make` then sees to it that no part of a model hides mistakes. What libraries initialise to constants is randomised:
 vectors (norms, biases, LayerScale), constant matrices (zero-initialised branches and heads) and BatchNorm statistics,
-which are set near what the example input produces, but not at it. Small random matrices are scaled up to keep the
+which are set near what the layer gets for the example input, but not at it. Small random matrices are scaled up to keep the
 variance of what they multiply: Transformers' standard deviation of 0.02 would make every attention uniform, so that
 exchanged heads would go unnoticed.
 """
@@ -150,25 +150,26 @@ def _enlarge(matrix: Tensor, width: int) -> None:
 
 
 def _randomise_statistics(example: Example) -> None:
-    """Running means and variances near the example input's, so that a deep random model neither dies nor explodes."""
+    """Running means and variances near those of what the layer really gets, so that a deep model neither dies nor explodes.
+
+    One pass, layer by layer: what a layer gets has gone through the perturbed layers before it.
+    """
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    norms = [
-        module for module in example.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = None
+    def perturb(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        others = [dim for dim in range(inputs[0].dim()) if dim != 1]
+        variance, mean = torch.var_mean(inputs[0], others, unbiased=False)
+        norm.running_mean.copy_(mean + 0.2 * variance.sqrt() * torch.randn_like(mean))
+        norm.running_var.copy_(variance * torch.empty_like(variance).uniform_(0.6, 1.6))
+
+    norms = [each for each in example.model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    handles = [norm.register_forward_pre_hook(perturb) for norm in norms]
     with torch.no_grad():
-        example.call(example.model)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.eval()
-            norm.momentum = momentum
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean += 0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.6, 1.6)
+        if norms:
+            example.call(example.model)
+    for handle in handles:
+        handle.remove()

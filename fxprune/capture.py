@@ -3,7 +3,8 @@
 The model is captured in eval mode on a structural copy that shares its tensors, so that neither training flags nor
 attributes that `forward` assigns ever change on the user's object. Example inputs of batch size 1 are repeated first:
 `torch.export` takes a size of 1 for a constant. Where the model insists on its batch size (a hard-coded view, say),
-it is captured with the example inputs as they are, and a note says so.
+it is captured with the example inputs as they are, and a note says so. Where its Python branches on values of tensors,
+the branches of the example inputs are kept, and a note says that.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,19 +56,18 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     _check_model(model)
     inputs, notes = find_inputs(model, example_inputs)
     shell = structural_copy(model).eval()
-    _without_cache(shell)
-    exported, traced = _export(shell, inputs)
+    without_cache(shell)
+    exported, traced, told = _export(shell, inputs)
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     inline_regions(graph_module)
     _clean(graph_module)
+    _reshape_for_view(graph_module)
     names, aliases = _names(model)
     constants = fold_constants(graph_module, frozenset(names))
     for node in graph_module.graph.nodes:
         node.meta["shapes"] = result_shapes(node)
-    if not dynamic:
-        notes = (*notes, "the batch size is fixed: the model could not be captured with a free one")
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
     return Program(
@@ -88,7 +90,7 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         dynamic_batch=dynamic,
-        notes=notes,
+        notes=(*notes, *told),
         root=type(model),
     )
 
@@ -137,38 +139,63 @@ def _own_names(model: nn.Module) -> list[str]:
     return [*model._modules, *model._parameters, *model._buffers]
 
 
-def _without_cache(shell: nn.Module) -> None:
-    """Transformers models return their key/value cache if they keep one; its heads would be outputs and so pinned."""
-    config = getattr(shell, "config", None)
-    if getattr(config, "use_cache", False) is True:
-        config.use_cache = False  # type: ignore[union-attr]
+def without_cache(shell: nn.Module) -> None:
+    """Have a Transformers model return no key/value cache: its heads would be outputs and so pinned.
+
+    Encoder-decoder models keep a configuration of their own for each part.
+    """
+    for module in shell.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # type: ignore[union-attr]
 
 
-def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None]:
-    """The exported program, and the inputs it was traced with if its batch size is free."""
+def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None, tuple[str, ...]]:
+    """The exported program, the inputs it was traced with if its batch size is free, and what the user should know."""
     batch = _batch_size(inputs)
     free: Exception | None = None
+    baked = False
     if batch is not None:
         traced: Inputs = tree_map(_repeat, inputs) if batch == 1 else inputs
-        try:
-            exported = _export_free(shell, traced, _TRACED_BATCH if batch == 1 else batch)
-        except Exception as error:
-            free = error
-        else:
-            if exported is not None:
-                return exported, traced
+        for baked in (False, True):
+            try:
+                exported = _export_free(shell, traced, _TRACED_BATCH if batch == 1 else batch, baked=baked)
+            except Exception as error:
+                free = error
+                if not _depends_on_values(error):
+                    break
+            else:
+                if exported is not None:
+                    return exported, traced, _BAKED if baked else ()
+                break
     try:
-        return _run_export(shell, inputs, None), None
+        exported = _run_export(shell, inputs, None, baked=baked)
     except Exception as error:
         raise CaptureError(_explain(shell, inputs, error)) from (free or error)
+    return exported, None, (*(_BAKED if baked else ()), _FIXED)
 
 
-def _export_free(shell: nn.Module, inputs: Inputs, batch: int) -> ExportedProgram | None:
+_FIXED = "the batch size is fixed: the model could not be captured with a free one"
+_BAKED = (
+    "the model's Python branches on values of its inputs: the slim module keeps the branches of the example inputs",
+)
+
+
+def _depends_on_values(error: BaseException | None) -> bool:
+    """Whether a capture failed because Python asked for the value of a tensor."""
+    while error is not None:
+        if isinstance(error, GuardOnDataDependentSymNode):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _export_free(shell: nn.Module, inputs: Inputs, batch: int, *, baked: bool) -> ExportedProgram | None:
     """Export with a free batch size, or None where the model's code fixes it."""
     shapes = ShapesCollection()
     for leaf in {id(leaf): leaf for leaf in tree_leaves(inputs) if _has_batch(leaf, batch)}.values():
         shapes[leaf] = {0: Dim.AUTO}
-    exported = _run_export(shell, inputs, shapes)
+    exported = _run_export(shell, inputs, shapes, baked=baked)
     sizes = [node.meta["val"].shape[0] for node in exported.graph.nodes if _is_user_input(exported, node, batch)]
     return exported if sizes and all(_is_free(size) for size in sizes) else None
 
@@ -188,9 +215,11 @@ def _is_user_input(exported: ExportedProgram, node: torch.fx.Node, batch: int) -
     )
 
 
-def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | None) -> ExportedProgram:
+def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | None, *, baked: bool) -> ExportedProgram:
+    """Export; if `baked`, real values are computed beside the symbolic ones, and decide what Python asks of them."""
     args, kwargs = inputs
-    with _quiet(), _no_fast_path(), torch.enable_grad():
+    values = functorch_config.patch(fake_tensor_propagate_real_tensors=baked)
+    with _quiet(), _no_fast_path(), values, torch.enable_grad():
         dynamic = None if shapes is None else shapes.dynamic_shapes(shell, args, kwargs)
         return torch.export.export(shell, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
@@ -241,6 +270,21 @@ def _clean(graph_module: GraphModule) -> None:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     graph_module.recompile()
+
+
+def _reshape_for_view(graph_module: GraphModule) -> None:
+    """Take every `view` for the `reshape` that it mostly was.
+
+    `torch.export` records a reshape that needs no copy as a view. Whether it needs one depends on where a kernel leaves
+    its result in memory, which differs between the kernel that the capture assumed and the one that runs.
+    """
+    for node in graph_module.graph.nodes:
+        if node.target in _VIEWS:
+            node.target = torch.ops.aten.reshape.default
+    graph_module.recompile()
+
+
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 def _names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

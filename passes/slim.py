@@ -92,8 +92,6 @@ def _emit(program: Program, propagation: Propagation, cut: Cut) -> Graph:
         copy = graph.node_copy(node, lambda each: copies[each])
         if node.op == "call_function" and _is_touched(node, propagation, cut):
             _resize(copy, node, propagation, cut, graph)
-        if copy.target is torch.ops.aten.view.default:  # slim tensors may lie in memory otherwise than the original's
-            copy.target = torch.ops.aten.reshape.default
         copy.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
         copy.meta["origin"] = node
         copies[node] = copy

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from fxprune.apply.places import Place, current_place, place_of_error
 from fxprune.apply.slots import always, find_slots, replace
 from fxprune.apply.tagged import Recorder, Tagged
-from fxprune.capture import structural_copy
+from fxprune.capture import structural_copy, without_cache
 from fxprune.inputs import Inputs
 
 
@@ -74,13 +74,6 @@ def observe(model: nn.Module, inputs: Inputs) -> Observation:
         found.error = error
         found.place = place_of_error(stack[-1] if stack else "", error.__traceback__)
     return found
-
-
-def without_cache(shell: nn.Module) -> None:
-    """Have a Transformers model return no key/value cache, which it keeps in objects that cannot be compared."""
-    config = getattr(shell, "config", None)
-    if getattr(config, "use_cache", False) is True:
-        config.use_cache = False  # type: ignore[union-attr]
 
 
 def _tag(shell: nn.Module, recorder: Recorder) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.apply.observe import Observation, observe, without_cache
-from fxprune.capture import structural_copy
+from fxprune.apply.observe import Observation, observe
+from fxprune.capture import structural_copy, without_cache
 from fxprune.inputs import Inputs
 from fxprune.passes.verify import TOLERANCE, relative_error
 

@@ -9,6 +9,7 @@ cells.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from fxprune.axes import Axes, Axis, Concat, Product
 from fxprune.rules.registry import Role, rule
-from fxprune.rules.trace import Trace
+from fxprune.rules.trace import Trace, result_shapes
 
 aten = torch.ops.aten
 
@@ -33,7 +34,7 @@ def lstm(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Axes, Axes, Axes]:
+) -> tuple[Axes, ...]:
     """Outputs, last hidden states and last cell states."""
     hidden, cell = states
     if hidden[-1].size == cell[-1].size:
@@ -41,7 +42,7 @@ def lstm(
     else:
         trace.pin_all((*hidden, *cell), "recurrent layer with projections")
     output = _layers(trace, input, hidden, params, 4, has_biases, num_layers, bidirectional)
-    return output, hidden, cell
+    return output, *_last(trace, hidden, cell)
 
 
 @rule(aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, role=Role.CONTRACTION)
@@ -56,10 +57,27 @@ def recurrent(
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Axes, Axes]:
+) -> tuple[Axes, ...]:
     """Outputs and last hidden states."""
     gates = params[0][0].size // hidden[-1].size
-    return _layers(trace, input, hidden, params, gates, has_biases, num_layers, bidirectional), hidden
+    output = _layers(trace, input, hidden, params, gates, has_biases, num_layers, bidirectional)
+    return output, *_last(trace, hidden)
+
+
+def _last(trace: Trace, *states: Axes) -> tuple[Axes, ...]:
+    """Last states have the axes of the first ones.
+
+    Some versions of torch record another shape for them than they have: nothing is known of these, and where they are
+    used, nothing of the states is cut.
+    """
+    assert trace.node is not None
+    shapes = result_shapes(trace.node)[1:]
+    if all(shape == tuple(axis.size for axis in state) for shape, state in zip(shapes, states, strict=True)):
+        return states
+    used = {user.args[1] for user in trace.node.users if user.target is operator.getitem and user.users}
+    if used - {0}:
+        trace.pin_all(tuple(axis for state in states for axis in state), "states of unclear shape")
+    return tuple(trace.fixed_axes(shape or (), "states of unclear shape") for shape in shapes)
 
 
 def _layers(

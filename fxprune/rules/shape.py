@@ -31,6 +31,12 @@ def resize_shape(resizing: Resizing) -> Arguments:
     return resizing.with_argument(1, "size", sizes)
 
 
+def resize_expanded(resizing: Resizing) -> Arguments:
+    """`expand(x, sizes)`: every size follows its axis; -1 would mean the size that x has."""
+    sizes = [resizing.size(size, axis) for size, axis in zip(resizing.args[1], resizing.result, strict=True)]
+    return resizing.with_argument(1, "size", sizes)
+
+
 @rule(
     aten.view.default,
     aten.reshape.default,
@@ -111,7 +117,7 @@ def squeeze(trace: Trace, input: Axes, *_: Any) -> Axes:
     return trace.reshape(input, trace.shape)
 
 
-@rule(aten.expand.default, resize=resize_shape)
+@rule(aten.expand.default, resize=resize_expanded)
 def expand(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Axes of size 1 are repeated: a new axis that nothing constrains; the others pass."""
     return expand_to(trace, input, trace.shape)

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.backends import get_backend
 from fxprune.backends import onnx as backend
@@ -183,3 +183,44 @@ def test_torchvision(tmp_path: Path, name: str) -> None:
     artifact = lower(getattr(models, name)(), tmp_path / "net.onnx", torch.randn(1, 3, 64, 64))
     assert artifact.dynamic_axes == {"x": {0: "batch"}, "output": {0: "batch"}}
     assert artifact.largest_relative_error < 1e-4
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows: a dimension more than ONNX's decomposition takes, and a mask for each window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.mask = nn.Parameter(torch.randn(3, 1, 5, 5))
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).reshape(-1, 3, 5, 3, 2, 4).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        found = nn.functional.scaled_dot_product_attention(query, key, value, self.mask)
+        projected: Tensor = self.out(found.transpose(2, 3).reshape(-1, 3, 5, 8))
+        return projected
+
+
+class GroupedProduct(nn.Module):
+    """Rows sorted by expert, each times its expert's matrix; one expert gets none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        experts = (rows.argmax(-1) % 3).sort().values
+        offs = nn.functional.one_hot(experts, 4).sum(0).cumsum(0).to(torch.int32)
+        product: Tensor = torch.ops.transformers.grouped_mm_fallback(rows, self.weight, offs)
+        grouped: Tensor = product.unflatten(0, (-1, x.shape[1]))
+        return grouped
+
+
+@pytest.mark.parametrize(("module", "shape"), [(WindowAttention(), (2, 3, 5, 8)), (GroupedProduct(), (2, 7, 8))])
+def test_what_the_exporter_lacks_is_written(tmp_path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
+    pytest.importorskip("transformers.integrations.moe")  # which defines the grouped product
+    artifact = lower(module.eval(), tmp_path / "model.onnx", torch.randn(shape))
+    assert artifact.largest_relative_error is not None
+    assert artifact.largest_relative_error < 1e-5
+    assert not artifact.notes

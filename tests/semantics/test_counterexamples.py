@@ -57,9 +57,26 @@ class InnerBeforeOuter(nn.Module):
         return pooled
 
 
+class ExpandedByBatchAndHeads(nn.Module):
+    """A table without batch is expanded to as many rows as batch and heads make: a symbolic size that is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+        self.table = nn.Parameter(torch.randn(1, 5, 5))
+        self.down = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.up(x).unflatten(-1, (4, 2)).transpose(1, 2).flatten(0, 1)
+        mixed = self.table.expand(heads.size(0), 5, 5) @ heads
+        joined: Tensor = self.down(mixed.reshape(x.size(0), 4, 5, 2).transpose(1, 2).flatten(2))
+        return joined
+
+
 MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (InterleavedRotary, (3, 5, 6)),
     (InnerBeforeOuter, (3, 4, 5, 5)),
+    (ExpandedByBatchAndHeads, (3, 5, 6)),
 ]
 
 
