@@ -338,6 +338,26 @@ def test_a_view_behind_a_dropped_block() -> None:
     assert verify_drop(analysis.program, analysis.blocks, remaining.program) == 0.0
 
 
+def test_buffers_stay_as_they_are() -> None:
+    """What forward counts in eval mode is counted on copies while the compiler checks its work."""
+
+    class Counts(Net):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.add_(1)
+            return super().forward(x) * self.calls
+
+    model = Counts().eval()
+    slim = fxprune.compile(model, "60%", example_inputs=IMAGES, drop=["units.1"])
+    assert float(model.calls) == 0.0
+    assert float(slim.state_dict()["calls"]) == 0.0
+
+
 def test_tied_tensors_go_by_a_name_that_remains(net: Net) -> None:
     net.units[1].up.weight = net.units[0].up.weight  # type: ignore[union-attr]
     slim = compare_with_hooks(net, IMAGES, ["units.0"])
