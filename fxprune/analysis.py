@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import networkx as nx
     from numpy.typing import NDArray
 
+    from fxprune.blocks import Block, Survey
     from fxprune.explanation import Explanation, PinExplanation
 
 
@@ -47,6 +48,18 @@ class Analysis:
         from fxprune.coupling import coupling_graph
 
         return coupling_graph(self.program, self.propagation)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Blocks that can be dropped whole (`compile(..., drop=[...])`), in the model's order; found anew at each call."""
+        return self.survey.blocks
+
+    @property
+    def survey(self) -> Survey:
+        """The same with the modules that repeat but cannot be dropped, and why."""
+        from fxprune.blocks import survey_blocks
+
+        return survey_blocks(self.program, self.propagation)
 
     def why(self, a: str, b: str) -> Explanation:
         """The shortest chain of operations that couples two parameter axes, `"layer1.0.conv1.weight:0"` for example.
@@ -150,14 +163,14 @@ def _ignored(program: Program, patterns: Sequence[str]) -> dict[str, str]:
         if not isinstance(pattern, str):
             msg = f"ignore holds {pattern!r}; pass names or patterns, for example ignore=['classifier']"
             raise InputError(msg)
-        names = [name for name in program.tensors if _holds(pattern, name)]
+        names = [name for name in program.tensors if holds(pattern, name)]
         if not names:
             raise InputError(_no_match(program, pattern))
         found.update({program.canonical(name): pattern for name in names})
     return found
 
 
-def _holds(pattern: str, name: str) -> bool:
+def holds(pattern: str, name: str) -> bool:
     """Whether a pattern names the tensor itself or a module around it."""
     parts = name.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))

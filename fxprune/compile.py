@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, analyze_program
+from fxprune.blocks import Block
 from fxprune.budget import Budget, parse_budget
 from fxprune.capture import capture
 from fxprune.cut import Cut
+from fxprune.depth import choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
+from fxprune.passes.bypass import verify_drop
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
@@ -42,6 +45,7 @@ def compile(
     ignore: Sequence[str] = (),
     align: int | None = None,
     floor: Floor | None = None,
+    drop: Sequence[str] = (),
     search: str = "knapsack",
     seed: int = 0,
     strict: bool = False,
@@ -65,6 +69,8 @@ def compile(
         align: the multiple that widths are kept to; None for 8, and less for layers too narrow for that.
         floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
             pattern; None for 5 %.
+        drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them); the budget
+            stays relative to the whole model.
         search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one ratio for all).
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
@@ -74,7 +80,7 @@ def compile(
         The slim module, with `.report`, `.plan` and `.scores`.
 
     Raises:
-        InputError: an argument is unusable (also BudgetError for the budget).
+        InputError: an argument is unusable (also BudgetError for the budget), or a block cannot be dropped.
         CaptureError: the model cannot be captured.
         InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it
             there.
@@ -91,19 +97,32 @@ def compile(
     """
     started = time.perf_counter()
     chosen = _choose_scorer(scorer, scores)
-    program = capture(model, example_inputs)
-    analysis = analyze_program(program, ignore=ignore, strict=strict)
-    limits = parse_budget(budget, analysis.costs.original)
+    whole = analyze_program(capture(model, example_inputs), ignore=ignore, strict=strict)
+    limits = parse_budget(budget, whole.costs.original)
+    dropped = choose_blocks(whole, drop)
+    analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
     context = Context(model, analysis, data, loss, score, collect, seed)
     scores = _score(chosen, scores, context)
     widths = _search(analysis, scores, limits, align, floor, search)
     cut, plan = _decide(analysis, scores, widths, limits, search, seed)
-    plan = replace(plan, ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore))
-    slim = assemble(program, slim_graph(program, analysis.propagation, cut), plan, scores)
-    error = verify_slim(program, analysis.propagation, cut, slim) if verify else None
-    outcome = Outcome(analysis, scores, widths, limits, search, error, time.perf_counter() - started)
+    plan = replace(
+        plan,
+        ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
+        dropped=tuple(block.name for block in dropped),
+        signature=signature_of(whole.program),
+    )
+    slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
+    error = _verify(whole, dropped, analysis, cut, slim) if verify else None
+    original = whole.costs.original
+    outcome = Outcome(analysis, scores, widths, limits, search, error, time.perf_counter() - started, original, dropped)
     attach_report(slim, make_report(outcome))
     return slim
+
+
+def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: Cut, slim: SlimModule) -> float:
+    """Largest relative error of what was dropped and of what was cut."""
+    error = verify_drop(whole.program, dropped, analysis.program) if dropped else 0.0
+    return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
 
 
 def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
@@ -170,7 +189,6 @@ def _decide(
         scorer=scores.scorer,
         search=method,
         seed=seed,
-        signature=signature_of(analysis.program),
         versions={"fxprune": __version__, "torch": str(torch.__version__)},
     )
     return cut, plan

@@ -13,7 +13,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from fxprune.patterns import Folded, fold, fold_names
-from fxprune.summary import ConflictFacts, GroupFacts, PinFacts, Summary, UnknownFacts, summarise
+from fxprune.summary import BlockFacts, ConflictFacts, GroupFacts, PinFacts, Summary, UnknownFacts, summarise
 
 if TYPE_CHECKING:
     from rich.console import Group as Renderables
@@ -29,7 +29,7 @@ _WIDTHS = (60, 160)
 
 
 def describe(analysis: Analysis, width: int | None = None) -> str:
-    """Plain text: groups, pinned axes, operations without a rule and conflicts, as tables.
+    """Plain text: groups, blocks, pinned axes, operations without a rule and conflicts, as tables.
 
     Args:
         analysis: what to describe.
@@ -74,6 +74,8 @@ def _blocks(summary: Summary) -> Iterator[Any]:
     yield from (Text(f"note: {note}") for note in summary.notes)
     if summary.groups:
         yield _group_table(summary.groups)
+    if summary.blocks:
+        yield Text("\n".join(_depth(summary.blocks)) + "\n")
     if summary.pins:
         yield _pin_table(summary.pins)
     if summary.unknown:
@@ -90,6 +92,23 @@ def _header(summary: Summary) -> str:
         f"{summary.model}: {summary.parameters:,} parameters, {summary.operations} operations, {batch}\n"
         f"{groups}, which {summary.prunable:,} parameters ({share:.1%}) are part of"
     )
+
+
+def _depth(blocks: Sequence[BlockFacts]) -> Iterator[str]:
+    """A line for each family: what can be dropped, and siblings that cannot."""
+    for each in fold(blocks, name=lambda block: block.name, alike=_block_likeness):
+        first = each.rows[0]
+        count = "1 block" if len(each.rows) == 1 else f"{len(each.rows)} blocks"
+        if first.reason is not None:
+            yield f"  not {each.pattern} ({first.kind}): {first.reason}"
+        else:
+            behind = "" if first.identity else "; a normalisation or activation behind the add goes too"
+            amount = f"{first.parameters:,} parameters" + (" each" if len(each.rows) > 1 else "")
+            yield f"{count} {each.pattern} ({first.kind}) can be dropped whole ({amount}{behind})"
+
+
+def _block_likeness(block: BlockFacts) -> tuple[str, int, bool, str | None]:
+    return block.kind, block.parameters, block.identity, block.reason
 
 
 def _group_table(groups: Sequence[GroupFacts]) -> Table:

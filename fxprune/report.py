@@ -15,7 +15,9 @@ from rich.table import Table
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Pin, leaves
+from fxprune.blocks import Block
 from fxprune.budget import Budget, format_amount
+from fxprune.patterns import fold
 from fxprune.scores import Scores
 
 
@@ -30,6 +32,8 @@ class Outcome:
     search: str
     error: float | None
     seconds: float
+    original: Mapping[str, float]
+    dropped: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,15 @@ class GroupChange:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedBlock:
+    """A block that went whole: its module, its class, and the parameters that went with it."""
+
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class PinnedAxes:
     """Axes that keep their size for one reason.
 
@@ -87,13 +100,14 @@ class Report:
     Attributes:
         model: class of the model.
         metrics: FLOPs, parameters and memory before and after.
-        groups: every group, in the model's order.
+        groups: every group of what remains, in the model's order.
         pinned: what cannot be cut and why, by the parameters that it holds.
         scorer: name of the scorer.
         search: name of the search method.
         error: largest relative error against the masked original; None where the check was skipped.
         seconds: duration of the whole compilation.
         notes: what the user should know: inferred inputs, a fixed batch size, operations without a rule.
+        dropped: blocks that were dropped whole, in the model's order.
     """
 
     model: str
@@ -105,6 +119,7 @@ class Report:
     error: float | None
     seconds: float
     notes: tuple[str, ...]
+    dropped: tuple[DroppedBlock, ...] = ()
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -131,7 +146,7 @@ def make_report(outcome: Outcome) -> Report:
         model=analysis.program.root.__name__,
         metrics=tuple(
             Metric(name, before, float(after[name][0]), outcome.budget.limits.get(name))
-            for name, before in analysis.costs.original.items()
+            for name, before in outcome.original.items()
         ),
         groups=tuple(_change(outcome, group.name) for group in analysis.groups),
         pinned=pinned_axes(analysis),
@@ -140,6 +155,7 @@ def make_report(outcome: Outcome) -> Report:
         error=outcome.error,
         seconds=outcome.seconds,
         notes=(*analysis.program.notes, *_notes(analysis)),
+        dropped=tuple(DroppedBlock(block.name, block.kind, block.parameters) for block in outcome.dropped),
     )
 
 
@@ -265,17 +281,27 @@ def _pinned_table(report: Report) -> Table:
 
 
 def _closing(report: Report) -> str:
+    silenced = "the dropped blocks bypassed and the cut parts silenced" if report.dropped else "the cut parts silenced"
     checked = (
         "not checked against the original (verify=False)"
         if report.error is None
-        else f"checked against the original with the cut parts silenced: largest relative error {report.error:.1e}"
+        else f"checked against the original with {silenced}: largest relative error {report.error:.1e}"
     )
     lines = [
+        *_dropped_lines(report),
         f"{checked}; {report.seconds:.1f} s",
         "1 FLOP is one multiply or one add (twice the MACs that some tools report); memory: weights and peak activations",
         *(f"note: {note}" for note in report.notes),
     ]
     return "\n".join(lines)
+
+
+def _dropped_lines(report: Report) -> list[str]:
+    return [
+        f"dropped whole: {each.pattern} ({len(each.rows)} {each.rows[0].kind}, "
+        f"{sum(block.parameters for block in each.rows):,} parameters)"
+        for each in fold(report.dropped, name=lambda block: block.name, alike=lambda block: block.kind)
+    ]
 
 
 def as_dict(report: Report) -> dict[str, Any]:

@@ -75,6 +75,18 @@ class ConflictFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockFacts:
+    """A block that can be dropped whole, or a sibling of one that cannot: the reason, None where it can."""
+
+    name: str
+    kind: str
+    parameters: int
+    identity: bool
+    inside: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """All that is said about an analysis.
 
@@ -86,6 +98,7 @@ class Summary:
         dynamic_batch: whether the batch size is free.
         notes: remarks of the capture.
         groups: in the order of their first parameter.
+        blocks: what can be dropped whole, with the siblings that cannot, in the model's order.
         pins: those that hold back most first; convolution kernels left out.
         unknown: those that hold back most first.
         conflicts: in the order of execution.
@@ -98,6 +111,7 @@ class Summary:
     dynamic_batch: bool
     notes: tuple[str, ...]
     groups: tuple[GroupFacts, ...]
+    blocks: tuple[BlockFacts, ...]
     pins: tuple[PinFacts, ...]
     unknown: tuple[UnknownFacts, ...]
     conflicts: tuple[ConflictFacts, ...]
@@ -116,6 +130,7 @@ def summarise(analysis: Analysis) -> Summary:
         dynamic_batch=program.dynamic_batch,
         notes=program.notes,
         groups=_groups(analysis, parameters),
+        blocks=_blocks(analysis),
         pins=_pins(parameters),
         unknown=_unknown(analysis, parameters),
         conflicts=_conflicts(analysis),
@@ -168,6 +183,21 @@ def _groups(analysis: Analysis, parameters: Mapping[str, Axes]) -> tuple[GroupFa
         )
         for group in analysis.groups
     )
+
+
+def _blocks(analysis: Analysis) -> tuple[BlockFacts, ...]:
+    survey = analysis.survey
+    families = {(block.family, block.kind) for block in survey.blocks}
+    found = [
+        *(BlockFacts(b.name, b.kind, b.parameters, b.identity, b.inside, None) for b in survey.blocks),
+        *(
+            BlockFacts(each.name, each.kind, 0, False, None, each.reason)
+            for each in survey.refusals
+            if (each.family, each.kind) in families
+        ),
+    ]
+    order = {path: at for at, path in enumerate(analysis.program.module_types)}
+    return tuple(sorted(found, key=lambda each: order[each.name]))
 
 
 def _by_variable(parameters: Mapping[str, Axes]) -> dict[Variable, dict[str, Axes]]:

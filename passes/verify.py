@@ -51,19 +51,19 @@ def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModu
         RewriteError: a value of the slim model has another shape than the analysis says, or an operation fails.
         VerificationError: the error is beyond rounding.
     """
-    with torch.no_grad(), _Evaluating(slim), _full_precision():
+    with torch.no_grad(), _Evaluating(slim), full_precision():
         expected = MaskedOriginal(program, propagation, cut)
-        error, suspicious = _compare(expected, _Checked(slim, propagation, cut), program.traced)
+        error, suspicious = run_and_compare(expected, _Checked(slim, propagation, cut), program.traced)
         if suspicious:
             expected = _in_double(program, propagation, cut)
             actual = _Checked(in_double(slim), propagation, cut)
-            exact, _ = _compare(expected, actual, double_inputs(program.traced))
+            exact, _ = run_and_compare(expected, actual, double_inputs(program.traced))
             if not exact <= CERTAIN:
                 raise VerificationError(_explain(exact))
     return error
 
 
-def _compare(expected: Interpreter, actual: Interpreter, inputs: Sequence[Any]) -> tuple[float, bool]:
+def run_and_compare(expected: Interpreter, actual: Interpreter, inputs: Sequence[Any]) -> tuple[float, bool]:
     """Largest relative error, and whether it is beyond the tolerance anywhere."""
     with _same_randomness():
         try:
@@ -120,7 +120,7 @@ def _in_double(program: Program, propagation: Propagation, cut: Cut) -> MaskedOr
 
 
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TensorFloat-32 on GPUs while comparing."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

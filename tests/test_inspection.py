@@ -52,6 +52,8 @@ groups: what is kept or cut together
  embed                  1   features      8     17        1,480
  blocks.{0..2}.up       3   features     20      3          340
 
+3 blocks blocks.{0..2} (Block) can be dropped whole (364 parameters each)
+
 pinned: what has to stay, and how many parameters lie along it
 
  parameters   axes                           count   size   reason                         asked for by

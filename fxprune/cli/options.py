@@ -77,6 +77,13 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool) -> N
     group.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="module or parameter that keeps its shape"
     )
+    group.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="block to drop whole (fxprune inspect lists them)",
+    )
     group.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
     group.add_argument(
         "--search", default="knapsack", metavar="NAME", help="how widths are chosen (default: %(default)s)"
@@ -135,6 +142,7 @@ def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Name
         scorer=options.scorer,
         ignore=options.ignore,
         align=options.align,
+        drop=options.drop,
         search=options.search,
         seed=options.seed,
     )

@@ -85,13 +85,14 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fxprune, "compile", compile_stand_in)
     pruning = ["--budget", "20%", "--scorer", "magnitude", "--ignore", "layers.first"]
-    options = [*pruning, "--align", "4", "--search", "uniform", "--seed", "7"]
+    options = [*pruning, "--drop", "layers.2", "--align", "4", "--search", "uniform", "--seed", "7"]
     assert main(["compile", *TOY, *options]) == 2
     assert isinstance(seen.pop("example_inputs"), tuple)
     assert seen == {
         "budget": "20%",
         "scorer": "magnitude",
         "ignore": ["layers.first"],
+        "drop": ["layers.2"],
         "align": 4,
         "search": "uniform",
         "seed": 7,
