@@ -1,9 +1,10 @@
-"""Capture: a module becomes a graph of ATen operations by `torch.export` (non-strict), its batch size free if it can.
+"""Capture: a module becomes a graph of ATen operations by `torch.export` (non-strict), batch and length free if they can.
 
 The model is captured in eval mode on a structural copy that shares its tensors, so that neither training flags nor
 attributes that `forward` assigns ever change on the user's object. Example inputs of batch size 1 are repeated first:
-`torch.export` takes a size of 1 for a constant. Where the model insists on its batch size (a hard-coded view, say),
-it is captured with the example inputs as they are, and a note says so. Where its Python branches on values of tensors,
+`torch.export` takes a size of 1 for a constant. The length of token sequences (dimension 1 of inputs of whole numbers)
+is left free too, if the model does not depend on it. Where it insists on its batch size (a hard-coded view, say), it is
+captured with the example inputs as they are, and a note says so. Where its Python branches on values of tensors,
 the branches of the example inputs are kept, and a note says that.
 """
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -152,33 +154,48 @@ def without_cache(shell: nn.Module) -> None:
 
 def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None, tuple[str, ...]]:
     """The exported program, the inputs it was traced with if its batch size is free, and what the user should know."""
-    batch = _batch_size(inputs)
-    free: Exception | None = None
+    traced: Inputs = tree_map(_repeat, inputs) if _batch_size(inputs) == 1 else inputs
+    failure: Exception | None = None
     baked = False
-    if batch is not None:
-        traced: Inputs = tree_map(_repeat, inputs) if batch == 1 else inputs
-        for baked in (False, True):
-            try:
-                exported = _export_free(shell, traced, _TRACED_BATCH if batch == 1 else batch, baked=baked)
-            except Exception as error:
-                free = error
-                if not _depends_on_values(error):
-                    break
-            else:
-                if exported is not None:
-                    return exported, traced, _BAKED if baked else ()
-                break
-    try:
-        exported = _run_export(shell, inputs, None, baked=baked)
-    except Exception as error:
-        raise CaptureError(_explain(shell, inputs, error)) from (free or error)
-    return exported, None, (*(_BAKED if baked else ()), _FIXED)
+    for free in _free_sizes(traced):
+        exported, error = _try_export(shell, traced, free, baked=baked)
+        if error is not None and not baked and _depends_on_values(error):
+            baked = True  # sizes may follow from values then, so that the length is left as it is
+            exported, error = _try_export(shell, traced, (0,), baked=baked)
+        if exported is not None and all(_is_free(size) for size in _batches(exported, traced)):
+            fixed = len(free) > 1 and not all(_is_free(size) for size in _lengths(exported, traced))
+            return exported, traced, (*(_BAKED if baked else ()), *(_FIXED_LENGTH if fixed else ()))
+        failure = failure or error
+    exported, error = _try_export(shell, inputs, (), baked=baked)
+    if exported is None:
+        assert error is not None
+        raise CaptureError(_explain(shell, inputs, error)) from (failure or error)
+    return exported, None, (*(_BAKED if baked else ()), *_FIXED_BATCH)
 
 
-_FIXED = "the batch size is fixed: the model could not be captured with a free one"
+_FIXED_BATCH = ("the batch size is fixed: the model could not be captured with a free one",)
+_FIXED_LENGTH = ("the sequence length is fixed to that of the example inputs: the model's Python depends on it",)
 _BAKED = (
     "the model's Python branches on values of its inputs: the slim module keeps the branches of the example inputs",
 )
+
+
+def _free_sizes(inputs: Inputs) -> list[tuple[int, ...]]:
+    """Which dimensions to leave free, in the order of attempts: batch and sequence, then batch alone."""
+    if _batch_size(inputs) is None:
+        return []
+    return [(0, 1), (0,)] if any(map(_is_sequence, tree_leaves(inputs))) else [(0,)]
+
+
+def _is_sequence(leaf: object) -> bool:
+    """Whether dimension 1 of an input counts tokens: those are whole numbers, and so are their masks and positions."""
+    return (
+        isinstance(leaf, Tensor)
+        and leaf.dim() >= 2
+        and leaf.shape[1] > 1
+        and not leaf.is_floating_point()
+        and not leaf.is_complex()
+    )
 
 
 def _depends_on_values(error: BaseException | None) -> bool:
@@ -190,14 +207,26 @@ def _depends_on_values(error: BaseException | None) -> bool:
     return False
 
 
-def _export_free(shell: nn.Module, inputs: Inputs, batch: int, *, baked: bool) -> ExportedProgram | None:
-    """Export with a free batch size, or None where the model's code fixes it."""
+def _try_export(
+    shell: nn.Module, inputs: Inputs, free: tuple[int, ...], *, baked: bool
+) -> tuple[ExportedProgram | None, Exception | None]:
+    """Export with these dimensions of the inputs free, as far as the model's code leaves them so; or what went wrong."""
+    try:
+        return _run_export(shell, inputs, _shapes(inputs, free) if free else None, baked=baked), None
+    except Exception as error:
+        return None, error
+
+
+def _shapes(inputs: Inputs, free: tuple[int, ...]) -> ShapesCollection:
     shapes = ShapesCollection()
-    for leaf in {id(leaf): leaf for leaf in tree_leaves(inputs) if _has_batch(leaf, batch)}.values():
-        shapes[leaf] = {0: Dim.AUTO}
-    exported = _run_export(shell, inputs, shapes, baked=baked)
-    sizes = [node.meta["val"].shape[0] for node in exported.graph.nodes if _is_user_input(exported, node, batch)]
-    return exported if sizes and all(_is_free(size) for size in sizes) else None
+    batch = _batch_size(inputs)
+    for leaf in {id(leaf): leaf for leaf in tree_leaves(inputs)}.values():
+        dims = {0: Dim.AUTO} if batch is not None and _has_batch(leaf, batch) else {}
+        if 1 in free and _is_sequence(leaf):
+            dims[1] = Dim.AUTO
+        if dims:
+            shapes[leaf] = dims
+    return shapes
 
 
 def _is_free(size: Any) -> bool:
@@ -205,14 +234,23 @@ def _is_free(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
-def _is_user_input(exported: ExportedProgram, node: torch.fx.Node, batch: int) -> bool:
-    value = node.meta.get("val")
-    return (
-        node.name in exported.graph_signature.user_inputs
-        and isinstance(value, Tensor)
-        and value.dim() > 0
-        and (isinstance(value.shape[0], torch.SymInt) or value.shape[0] == batch)
-    )
+def _batches(exported: ExportedProgram, inputs: Inputs) -> list[Any]:
+    """Dimension 0, as it was captured, of the inputs that have the batch there; a number where there are none."""
+    batch = _batch_size(inputs)
+    return [value.shape[0] for value, leaf in _captured(exported, inputs) if batch and _has_batch(leaf, batch)] or [0]
+
+
+def _lengths(exported: ExportedProgram, inputs: Inputs) -> list[Any]:
+    """Dimension 1, as it was captured, of the inputs that have tokens there."""
+    return [value.shape[1] for value, leaf in _captured(exported, inputs) if _is_sequence(leaf)]
+
+
+def _captured(exported: ExportedProgram, inputs: Inputs) -> list[tuple[Tensor, Tensor]]:
+    """Tensor inputs as the capture saw them, each with the example."""
+    names = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    pairs = ((values.get(name), leaf) for name, leaf in zip(names, tree_leaves(inputs), strict=True))
+    return [(value, leaf) for value, leaf in pairs if isinstance(value, Tensor) and isinstance(leaf, Tensor)]
 
 
 def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | None, *, baked: bool) -> ExportedProgram:

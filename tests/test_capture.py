@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import fxprune
 from fxprune.capture import capture, structural_copy
+from tests.reference import masked_outputs
 
 
 class Convolution(nn.Module):
@@ -255,3 +256,77 @@ def test_in_place_operations_on_inputs_leave_examples_alone() -> None:
     assert torch.equal(x, before)
     assert slim.report.error is not None
     assert slim.report.error < 1e-5
+
+
+class Tokens(nn.Module):
+    """Attention over tokens with a mask, whose heads can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv = nn.Embedding(11, 8), nn.Linear(8, 24)
+        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        batch, length = tokens.shape
+        x = self.embed(tokens)
+        query, key, value = self.qkv(x).view(batch, length, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask[:, None, None, :])
+        head: Tensor = self.head(x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1)))
+        return head
+
+
+def test_the_length_of_a_sequence_is_free() -> None:
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    inputs = (torch.randint(11, (1, 6)), torch.ones(1, 6, dtype=torch.bool))
+    slim = fxprune.compile(model, "70%", example_inputs=inputs)
+    graph = capture(model, inputs).graph_module
+    assert slim.plan.slices
+    assert not slim.report.notes
+    for batch, length in ((1, 1), (2, 9), (5, 4)):
+        tokens, mask = torch.randint(11, (batch, length)), torch.rand(batch, length) < 0.8
+        mask[:, 0] = True
+        (expected,) = masked_outputs(graph, slim.plan.slices, (tokens, mask), {})
+        torch.testing.assert_close(slim(tokens, mask), expected)
+
+
+class FixedLength(Tokens):
+    """Adds a table of six positions."""
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        positions = torch.arange(6.0)
+        return super().forward(tokens, mask) * positions[:, None]
+
+
+def test_a_length_that_cannot_be_free_is_noted() -> None:
+    program = capture(FixedLength(), (torch.randint(11, (2, 6)), torch.ones(2, 6, dtype=torch.bool)))
+    assert program.dynamic_batch
+    assert [note for note in program.notes if note.startswith("the sequence length is fixed")]
+
+
+class Branching(nn.Module):
+    """Asks for a value of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if x.sum() > 0:
+            hidden = hidden.relu()
+        down: Tensor = self.down(hidden)
+        return down
+
+
+def test_branches_on_values_are_baked_in() -> None:
+    torch.manual_seed(0)
+    model, inputs = Branching(), torch.rand(3, 4)
+    slim = fxprune.compile(model, "50%", example_inputs=inputs)
+    assert slim.report.notes[0].startswith("the model's Python branches on values of its inputs")
+    assert slim.get_parameter("up.weight").shape == (8, 4)
+    program = capture(model, inputs)
+    assert program.dynamic_batch
+    for other in (torch.rand(5, 4), -torch.rand(2, 4)):
+        expected = model.down(model.up(other).relu())
+        torch.testing.assert_close(program.graph_module(other), expected)

@@ -205,9 +205,9 @@ def _resize_pad(resizing: Resizing) -> Arguments:
     source = resizing.operand(0)
     for position in range(1, len(pads) // 2 + 1):
         axis, result = source[-position], resizing.result[-position]
-        if result is axis or not isinstance(result, Concat):
-            continue
         before, after = pads[2 * position - 2], pads[2 * position - 1]
+        if result is axis or not isinstance(result, Concat) or not (isinstance(before, int) and isinstance(after, int)):
+            continue  # what is padded by a symbolic number is pinned
         if before > 0:
             pads[2 * position - 2] = kept_before(result, before, resizing)
         if after > 0:
