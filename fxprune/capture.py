@@ -36,12 +36,13 @@ _TRACED_BATCH = 3
 """Batch size that examples of batch size 1 are repeated to: a prime that few other axes have."""
 
 
-def capture(model: nn.Module, example_inputs: Any = None) -> Program:
+def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = True) -> Program:
     """Capture one forward pass of `model`.
 
     Args:
         model: any module that `torch.export` can trace; it is not changed.
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
+        free_batch: whether to try for a free batch size, which takes about twice as long.
 
     Returns:
         The graph with its parameters, constants folded.
@@ -54,7 +55,7 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     inputs, notes = find_inputs(model, example_inputs)
     shell = structural_copy(model).eval()
     _without_cache(shell)
-    exported, traced = _export(shell, inputs)
+    exported, traced = _export(shell, inputs, free_batch)
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
@@ -64,7 +65,7 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     constants = fold_constants(graph_module, frozenset(names))
     for node in graph_module.graph.nodes:
         node.meta["shapes"] = result_shapes(node)
-    if not dynamic:
+    if free_batch and not dynamic:
         notes = (*notes, "the batch size is fixed: the model could not be captured with a free one")
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
@@ -144,9 +145,9 @@ def _without_cache(shell: nn.Module) -> None:
         config.use_cache = False  # type: ignore[union-attr]
 
 
-def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None]:
+def _export(shell: nn.Module, inputs: Inputs, free_batch: bool) -> tuple[ExportedProgram, Inputs | None]:
     """The exported program, and the inputs it was traced with if its batch size is free."""
-    batch = _batch_size(inputs)
+    batch = _batch_size(inputs) if free_batch else None
     free: Exception | None = None
     if batch is not None:
         traced: Inputs = tree_map(_repeat, inputs) if batch == 1 else inputs

@@ -134,13 +134,27 @@ def pairwise_distance(trace: Trace, left: Axes, right: Axes, *_: Any) -> Axes:
     return (*trace.broadcast([left[:-2], right[:-2]]), left[-2], right[-2])
 
 
-@rule(aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default, aten.mode.default, aten.kthvalue.default)
+@rule(aten.cosine_similarity.default, role=Role.REDUCTION)
+def cosine_similarity(trace: Trace, x1: Axes, x2: Axes, dim: int = 1, *_: Any, **__: Any) -> Axes:
+    """y[...] = sum_i x1[i] x2[i] / (||x1|| ||x2||) along `dim`, over what is kept."""
+    return drop_dims(trace, trace.broadcast([x1, x2]), dim)
+
+
+@rule(
+    aten.max.dim,
+    aten.min.dim,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.topk.default,
+    aten.mode.default,
+    aten.kthvalue.default,
+)
 def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:
     """Values and their positions along a dimension: positions name indices, so the dimension is pinned."""
     return _positions(trace, input), _positions(trace, input)
 
 
-@rule(aten.argmax.default, aten.argmin.default, aten.argsort.default)
+@rule(aten.argmax.default, aten.argmin.default, aten.argsort.default, aten.argsort.stable)
 def positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Positions along a dimension, which is pinned."""
     return _positions(trace, input)

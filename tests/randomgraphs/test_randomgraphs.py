@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from torch.utils._pytree import tree_leaves
 
-from tests.randomgraphs import BLOCKS, RandomModule, dynamic_batch, random_module, random_modules
+from tests.randomgraphs import BLOCKS, RandomModule, dynamic_batch, random_module
+from tests.randomgraphs.strategies import random_modules
 from tests.reference import masked_outputs
 
 SEEDS = range(200)

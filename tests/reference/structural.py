@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -125,6 +126,16 @@ def written(call: Call) -> Masked:
     assert not call.get("accumulate"), f"{call.name}: accumulation under a cut is not defined here"
     mask = call.run(lambda operand: operand.alive if any(operand is each for each in moving) else operand.value)
     return Masked(call.run(), mask)
+
+
+@rule("index_add", "scatter_add")
+def accumulated(call: Call) -> Masked:
+    """A sum of elements: alive where it is alive itself and nothing dead was added to it."""
+    new = call["source" if call.name == "index_add" else "src"]
+    assert call["index"].whole, f"{call.name}: a cut through the positions"
+    zeros = torch.zeros(call["self"].value.shape, dtype=torch.float64)
+    dead = call.run(self=zeros, **{("source" if call.name == "index_add" else "src"): (~new.alive).double()})
+    return Masked(call.run(), call["self"].alive & (dead == 0))
 
 
 def owned(call: Call, value: Tensor, alive: Tensor) -> Masked:
