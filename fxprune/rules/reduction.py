@@ -40,7 +40,6 @@ def drop_dims(trace: Trace, axes: Axes, dims: int | Sequence[int] | None) -> Axe
     aten.any.default,
     aten.all.default,
     aten.norm.Scalar,
-    aten.count_nonzero.default,
     role=Role.REDUCTION,
 )
 def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
@@ -64,6 +63,7 @@ def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     aten.all.dim,
     aten.nansum.default,
     aten.nanmean.default,
+    aten.count_nonzero.default,
     aten.count_nonzero.dim_IntList,
     role=Role.REDUCTION,
 )
@@ -72,12 +72,19 @@ def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = Non
     return drop_dims(trace, input, dim)
 
 
-@rule(aten.var_mean.correction, aten.std_mean.correction, role=Role.REDUCTION)
+@rule(
+    aten.var_mean.correction,
+    aten.std_mean.correction,
+    aten.var_mean.dim,
+    aten.std_mean.dim,
+    role=Role.REDUCTION,
+)
 def reduce_with_mean(
     trace: Trace,
     input: Axes,
     dim: int | Sequence[int] | None = None,
-    **_: Any,
+    *_: Any,
+    **__: Any,
 ) -> tuple[Axes, Axes]:
     """Variance and mean along `dim`, over what is kept."""
     return drop_dims(trace, input, dim), drop_dims(trace, input, dim)

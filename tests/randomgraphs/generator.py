@@ -16,6 +16,7 @@ from tests.randomgraphs import (
     joins,
     mixers,
     moves,
+    operations,
     positions,
     recurrent,
     stages,
@@ -23,7 +24,7 @@ from tests.randomgraphs import (
     weights,
 )
 from tests.randomgraphs.initialise import randomise
-from tests.randomgraphs.kinds import BATCH, Ids, Image, Kind, Tokens, Vector, example
+from tests.randomgraphs.kinds import Ids, Image, Kind, Tokens, Vector, example
 from tests.randomgraphs.outputs import make_outputs
 from tests.randomgraphs.registry import BLOCKS, Block, Draw, Seeded
 
@@ -38,6 +39,7 @@ FAMILIES = (
     joins,
     mixers,
     moves,
+    operations,
     positions,
     recurrent,
     stages,
@@ -143,9 +145,8 @@ def simple_first(name: str) -> tuple[bool, str]:
 
 
 def dynamic_batch(inputs: Sequence[Tensor]) -> tuple[tuple[dict[int, Any]], ...]:
-    """``dynamic_shapes`` for ``torch.export`` of a random module: the first axis of every input."""
-    batch = torch.export.Dim("batch", min=BATCH, max=64)
-    return (tuple({0: batch} for _ in inputs),)  # type: ignore[return-value]
+    """``dynamic_shapes`` for ``torch.export`` of a random module: the first axis of every input, if the module lets it."""
+    return (tuple({0: torch.export.Dim.AUTO} for _ in inputs),)  # type: ignore[return-value]
 
 
 def drawn_module(draw: Draw, seed: int | None, size: int, names: Sequence[str]) -> RandomModule:

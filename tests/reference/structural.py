@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -114,28 +113,6 @@ def fetched(call: Call) -> Masked:
     assert call.name in {"gather", "take_along_dim", "embedding"}, f"{call.name}: a cut through the positions"
     alive = positions[0].alive
     return Masked(call.run(), mask & (alive.unsqueeze(-1) if call.name == "embedding" else alive))
-
-
-@rule("index_put", "index_copy", "scatter.src", "slice_scatter", "select_scatter")
-def written(call: Call) -> Masked:
-    """What is written over takes the mask of what it is overwritten with."""
-    new = next(call[name] for name in ("source", "values", "src") if name in call.arguments)
-    moving = (call["self"], new)
-    positions = [operand for operand in call.operands if not any(operand is each for each in moving)]
-    assert all(each.whole for each in positions), f"{call.name}: a cut through the positions"
-    assert not call.get("accumulate"), f"{call.name}: accumulation under a cut is not defined here"
-    mask = call.run(lambda operand: operand.alive if any(operand is each for each in moving) else operand.value)
-    return Masked(call.run(), mask)
-
-
-@rule("index_add", "scatter_add")
-def accumulated(call: Call) -> Masked:
-    """A sum of elements: alive where it is alive itself and nothing dead was added to it."""
-    new = call["source" if call.name == "index_add" else "src"]
-    assert call["index"].whole, f"{call.name}: a cut through the positions"
-    zeros = torch.zeros(call["self"].value.shape, dtype=torch.float64)
-    dead = call.run(self=zeros, **{("source" if call.name == "index_add" else "src"): (~new.alive).double()})
-    return Masked(call.run(), call["self"].alive & (dead == 0))
 
 
 def owned(call: Call, value: Tensor, alive: Tensor) -> Masked:

@@ -70,7 +70,7 @@ class StackedExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.relu(torch.einsum("bf,efh->beh", x, self.up))
-        return torch.einsum("beh,ehf->bf", hidden, self.down)
+        return torch.einsum("beh,ehf->bef", hidden, self.down).sum(1)
 
 
 class HeadsInTheMiddle(nn.Module):
@@ -83,7 +83,7 @@ class HeadsInTheMiddle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         heads = torch.tanh(torch.einsum("bf,fhd->bhd", x, self.into))
-        return torch.einsum("bhd,hdf->bf", heads, self.out)
+        return torch.einsum("bhd,hdf->bhf", heads, self.out).sum(1)
 
 
 class PickedPositions(nn.Module):
@@ -116,6 +116,60 @@ class BatchAsGroups(nn.Module):
         return mixed.view(batch, -1, height, width)
 
 
+class ViewedAs(nn.Module):
+    """A tensor takes another's shape without ever meeting it: their axes have to be kept equal all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.down, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.a(x)
+        mixed: Tensor = self.down(self.b(x).flatten(0, 1).view_as(shape)) + self.other(shape)
+        return mixed
+
+
+class Squeezed(nn.Module):
+    """Every axis of size 1 vanishes; an axis that is cut to one index must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Conv2d(4, 3, 1)
+        self.down = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.up(x).mean((2, 3), keepdim=True)
+        mixed: Tensor = self.down(pooled.squeeze()) + self.down(pooled.squeeze(3).squeeze(2).squeeze(1))
+        return mixed
+
+
+class BroadcastTo(nn.Module):
+    """Sizes to broadcast to follow the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        mixed: Tensor = self.down(up.amax(1, keepdim=True).broadcast_to(up.shape) + up)
+        return mixed
+
+
+class Counted(nn.Module):
+    """count_nonzero along one dimension is the overload that counts everything if none is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x).relu()
+        mixed: Tensor = self.down(up * up.count_nonzero(dim=1).unsqueeze(1)) * up.count_nonzero()
+        return mixed
+
+
 MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (InterleavedRotary, (3, 5, 6)),
     (InnerBeforeOuter, (3, 4, 5, 5)),
@@ -124,6 +178,10 @@ MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (HeadsInTheMiddle, (3, 6)),
     (PickedPositions, (5, 3)),
     (BatchAsGroups, (3, 3, 4, 4)),
+    (ViewedAs, (3, 5, 4)),
+    (Squeezed, (3, 4, 5, 5)),
+    (BroadcastTo, (3, 5, 4)),
+    (Counted, (3, 5, 4)),
 ]
 
 

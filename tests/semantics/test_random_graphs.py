@@ -1,6 +1,6 @@
 """Random modules under random plans: the slim model computes what the independent reference interpreter says it must.
 
-FXPRUNE_RANDOM_GRAPHS sets how many modules are drawn (default 150; the long run named in the README takes 20000), and
+FXPRUNE_RANDOM_GRAPHS sets how many modules are drawn (default 1000; the long run named in the README takes 20000), and
 FXPRUNE_RANDOM_GRAPHS_FROM the first seed. Every fourth is captured with a free batch size, which takes twice as long.
 """
 
@@ -20,7 +20,7 @@ from tests.randomgraphs.strategies import drawn_with, random_modules
 from tests.semantics.checking import check, check_cut
 from tests.semantics.plans import random_cut
 
-COUNT = int(os.environ.get("FXPRUNE_RANDOM_GRAPHS", "150"))
+COUNT = int(os.environ.get("FXPRUNE_RANDOM_GRAPHS", "1000"))
 FIRST = int(os.environ.get("FXPRUNE_RANDOM_GRAPHS_FROM", "0"))
 CHUNK = 10
 
