@@ -41,12 +41,13 @@ _TRACED_BATCH = 3
 """Batch size that examples of batch size 1 are repeated to: a prime that few other axes have."""
 
 
-def capture(model: nn.Module, example_inputs: Any = None) -> Program:
+def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = True) -> Program:
     """Capture one forward pass of `model`.
 
     Args:
         model: any module that `torch.export` can trace; it is not changed.
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
+        free_batch: whether to try for a free batch size, which takes about twice as long.
 
     Returns:
         The graph with its parameters, constants folded.
@@ -59,7 +60,7 @@ def capture(model: nn.Module, example_inputs: Any = None) -> Program:
     inputs, notes = find_inputs(model, example_inputs)
     shell = structural_copy(model).eval()
     without_cache(shell)
-    exported, traced, told = _export(shell, inputs)
+    exported, traced, told = _export(shell, inputs, free_batch=free_batch)
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
@@ -152,12 +153,14 @@ def without_cache(shell: nn.Module) -> None:
             config.use_cache = False  # type: ignore[union-attr]
 
 
-def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs | None, tuple[str, ...]]:
+def _export(
+    shell: nn.Module, inputs: Inputs, *, free_batch: bool
+) -> tuple[ExportedProgram, Inputs | None, tuple[str, ...]]:
     """The exported program, the inputs it was traced with if its batch size is free, and what the user should know."""
     traced: Inputs = tree_map(_repeat, inputs) if _batch_size(inputs) == 1 else inputs
     failure: Exception | None = None
     baked = False
-    for free in _free_sizes(traced):
+    for free in _free_sizes(traced) if free_batch else ():
         exported, error = _try_export(shell, traced, free, baked=baked)
         if error is not None and not baked and _depends_on_values(error):
             baked = True  # sizes may follow from values then, so that the length is left as it is
@@ -170,7 +173,7 @@ def _export(shell: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Inputs |
     if exported is None:
         assert error is not None
         raise CaptureError(_explain(shell, inputs, error)) from (failure or error)
-    return exported, None, (*(_BAKED if baked else ()), *_FIXED_BATCH)
+    return exported, None, (*(_BAKED if baked else ()), *(_FIXED_BATCH if free_batch else ()))
 
 
 _FIXED_BATCH = ("the batch size is fixed: the model could not be captured with a free one",)

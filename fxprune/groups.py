@@ -105,7 +105,7 @@ def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Var
     candidates: dict[Variable, set[Variable]] = {}
     order = {leaf: None for axes in propagation.tensors.values() for axis in axes for leaf in variables_of(axis)}
     for axes in propagation.tensors.values():
-        for variable, companions in _companions(axes, possible):
+        for variable, companions in _companions(axes, possible, sayable=True):
             known = candidates.get(variable)
             candidates[variable] = set(companions) if known is None else known & companions
     candidates = {variable: found for variable, found in candidates.items() if found}
@@ -129,18 +129,21 @@ def _value_axes(propagation: Propagation) -> Iterator[Axes]:
                 yield axes
 
 
-def _companions(axes: Axes, variables: AbstractSet[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
-    """For each occurrence of a variable the variables whose index is known there."""
+def _companions(
+    axes: Axes, variables: AbstractSet[Variable], *, sayable: bool = False
+) -> Iterator[tuple[Variable, frozenset[Variable]]]:
+    """For each occurrence of a variable the variables whose index is known there.
+
+    Of a tensor that a plan slices only those under which a plan can say a choice (`sayable`): a list of lists speaks
+    of consecutive blocks of the first other dimension, so of the leading factor there.
+    """
     if all(variables.isdisjoint(variables_of(axis)) for axis in axes):
         return
-    known = [_coordinates(axis) for axis in axes]
+    known = [_leading(axis) if sayable else _coordinates(axis) for axis in axes]
     counts = Counter(variable for axis in axes for variable in variables_of(axis))
     for at, axis in enumerate(axes):
-        elsewhere = (
-            frozenset().union(*(each for other, each in enumerate(known) if other != at))
-            if len(axes) > 1
-            else frozenset()
-        )
+        others = [each for other, each in enumerate(known) if other != at]
+        elsewhere = frozenset().union(*(others[:1] if sayable else others))
         for variable, before in _occurrences(axis, frozenset()):
             if variable in variables:
                 companions = before | elsewhere
@@ -161,6 +164,12 @@ def _coordinates(axis: Axis) -> frozenset[Variable]:
     if isinstance(axis, Product):
         return frozenset(factor for factor in axis.factors if isinstance(factor, Variable))
     return frozenset()
+
+
+def _leading(axis: Axis) -> frozenset[Variable]:
+    """The variable that changes slowest along a settled axis."""
+    first = axis.factors[0] if isinstance(axis, Product) else axis
+    return frozenset({first}) if isinstance(first, Variable) else frozenset()
 
 
 def _occurrences(axis: Axis, before: frozenset[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:

@@ -33,7 +33,7 @@ class Plan:
             Only groups that lose something.
         slices: parameter or buffer name -> {dimension: sorted kept indices}, only dimensions that lose something; a
             list of lists, one per kept group, where a nested choice makes the indices of one dimension differ along
-            another.
+            the first other one, whose kept indices fall into as many consecutive blocks.
         widths: group name -> (kept, original) number of indices, for all groups.
         ignore: patterns of what had to keep its shape; the groups are those of an analysis with them.
         dropped: paths of blocks that were dropped whole.

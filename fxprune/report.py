@@ -7,11 +7,9 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Pin, leaves
@@ -19,6 +17,10 @@ from fxprune.blocks import Block
 from fxprune.budget import Budget, format_amount
 from fxprune.patterns import fold
 from fxprune.scores import Scores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,14 @@ class Report:
 
     def __rich__(self) -> RenderableType:
         """Tables for a terminal."""
+        from rich.console import Group
+
         return Group(_metrics_table(self), _groups_table(self), _pinned_table(self), _closing(self))
 
     def __str__(self) -> str:
         """Tables as plain text, 110 columns wide."""
+        from rich.console import Console
+
         console = Console(file=io.StringIO(), width=110, color_system=None, force_terminal=False)
         console.print(self)
         assert isinstance(console.file, io.StringIO)
@@ -244,6 +250,8 @@ def what_holds(analysis: Analysis, smallest: Mapping[str, int]) -> str:
 
 
 def _metrics_table(report: Report) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{report.model}: {report.search} on {report.scorer} scores", title_justify="left")
     for heading in ("", "before", "after", "kept", "budget"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
@@ -256,6 +264,8 @@ def _metrics_table(report: Report) -> Table:
 
 
 def _groups_table(report: Report) -> Table:
+    from rich.table import Table
+
     cut = [group for group in report.groups if group.after < group.before]
     title = f"{len(cut)} of {len(report.groups)} groups cut"
     table = Table(title=title, title_justify="left")
@@ -270,6 +280,8 @@ def _groups_table(report: Report) -> Table:
 
 
 def _pinned_table(report: Report) -> Table:
+    from rich.table import Table
+
     table = Table(title="Pinned: keeps its size", title_justify="left")
     table.add_column("reason")
     table.add_column("operation")

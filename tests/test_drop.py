@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +27,7 @@ from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import relative_error, verify
 from fxprune.plan import Plan, slices_of
 from fxprune.slim_module import SlimModule, assemble
+from tests.randomgraphs import Draw, Seeded
 from tests.reference import masked_outputs
 from tests.semantics.plans import random_cut
 
@@ -131,7 +131,7 @@ def test_with_cuts_against_the_reference(name: str) -> None:
     for seed in range(2):
         blocks = sorted(some(analysis.blocks, seed), key=lambda block: block.output)
         remaining = without_blocks(analysis, blocks)
-        cut = random_cut(remaining.groups, np.random.default_rng(seed))
+        cut = random_cut(remaining.groups, Draw(Seeded(seed)))
         slim = emit(remaining, cut)
         verify(remaining.program, remaining.propagation, cut, slim)
         slices = slices_of(remaining.program, remaining.propagation, cut)

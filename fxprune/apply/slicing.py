@@ -18,8 +18,8 @@ def slice_tensor(tensor: Tensor, slices: Mapping[int, Indices]) -> Tensor:
 
     Args:
         tensor: a parameter or buffer of the original.
-        slices: its entry in `plan.slices`: {dimension: kept indices}; a list of lists where they differ along another
-            dimension, which then falls into as many blocks of equal length as there are lists.
+        slices: its entry in `plan.slices`: {dimension: kept indices}; a list of lists where they differ along the
+            first other dimension, which then falls into as many blocks of equal length as there are lists.
 
     Returns:
         A new tensor, or the same where nothing is cut.
@@ -57,13 +57,12 @@ def _index(tensor: Tensor, dim: int, kept: object) -> Tensor:
 
 
 def _select_by_block(tensor: Tensor, dim: int, rows: list[list[int]]) -> Tensor:
-    """Block b of the other dimension keeps rows[b] of dimension `dim`."""
+    """Block b of the first other dimension keeps rows[b] of dimension `dim`."""
     index = _index(tensor, dim, rows)
-    others = [at for at in range(tensor.dim()) if at != dim and tensor.shape[at] % len(rows) == 0]
-    if not others:
+    along = 1 if dim == 0 else 0
+    if along >= tensor.dim() or tensor.shape[along] % len(rows) != 0:
         msg = f"the plan cuts dimension {dim} in {len(rows)} blocks; a tensor of shape {tuple(tensor.shape)} has none"
         raise CheckpointError(msg)
-    along = others[0]
     index = index.repeat_interleave(tensor.shape[along] // len(rows), dim=0)
     shape = [1] * tensor.dim()
     shape[along], shape[dim] = index.shape

@@ -63,6 +63,10 @@ def convolution(
     groups: int = 1,
 ) -> Axes:
     """y[n, (g, o), p] = sum_{c, k} x[n, (g, c), p + k] w[(g, o), c, k] + b[(g, o)]."""
+    if not isinstance(groups, int):  # as many as samples: the batch is folded into the channels
+        operands = (input, weight) if bias is None else (input, weight, bias)
+        trace.pin_all([axis for axes in operands for axis in axes], "convolution in a computed number of groups")
+        return trace.fixed_axes(trace.shape, "convolution in a computed number of groups")
     spatial = len(weight) - 2
     channels = input[-spatial - 1]
     _pin_window(trace, input, weight, spatial)

@@ -1,6 +1,7 @@
 """Operations that read at given positions: embedding, index, gather, index_select, and their writing counterparts.
 
-An axis that is addressed by positions is pinned: positions name indices. The other axes pass.
+An axis that is addressed by positions is pinned: positions name indices. So are the positions' own axes, which a plan,
+that speaks of parameters and buffers, could not cut where the positions are a constant. The other axes pass.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ aten = torch.ops.aten
 def embedding(trace: Trace, weight: Axes, indices: Axes, *_: Any, **__: Any) -> Axes:
     """y[..., d] = w[indices[...], d]."""
     trace.pin(weight[0], "vocabulary")
+    trace.pin_all(indices, "looked up at positions")
     trace.label(weight[1], "features")
     return (*indices, weight[1])
 
 
 @rule(aten.index.Tensor)
 def index(trace: Trace, input: Axes, indices: Sequence[Axes | None]) -> Axes:
-    """Y = x[i, j, :, ...]: indexed axes are pinned and replaced by the positions' own, the others pass."""
+    """Y = x[i, j, :, ...]: indexed axes are pinned and replaced by the positions' own, pinned too; the others pass."""
     places = [at for at, positions in enumerate(indices) if positions is not None]
     for at in places:
         trace.pin(input[at], "indexed")
     positions = trace.broadcast([each for each in indices if each is not None])
+    trace.pin_all(positions, "looked up at positions")
     passed = [axis for at, axis in enumerate(input) if at not in places]
     if len(passed) + len(positions) != len(trace.shape):  # a boolean mask: as many results as it has true elements
         trace.pin_all(input, "indexed by a mask")

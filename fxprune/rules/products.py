@@ -49,6 +49,7 @@ def bilinear(trace: Trace, input1: Axes, input2: Axes, weight: Axes, bias: Axes 
     aten.bmm.default,
     aten.mv.default,
     aten.dot.default,
+    aten.vdot.default,
     aten.linalg_matmul.default,
     role=Role.CONTRACTION,
 )

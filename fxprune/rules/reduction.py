@@ -40,7 +40,6 @@ def drop_dims(trace: Trace, axes: Axes, dims: int | Sequence[int] | None) -> Axe
     aten.any.default,
     aten.all.default,
     aten.norm.Scalar,
-    aten.count_nonzero.default,
     role=Role.REDUCTION,
 )
 def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
@@ -64,6 +63,7 @@ def reduce_all(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     aten.all.dim,
     aten.nansum.default,
     aten.nanmean.default,
+    aten.count_nonzero.default,
     aten.count_nonzero.dim_IntList,
     role=Role.REDUCTION,
 )
@@ -72,12 +72,19 @@ def reduce_dims(trace: Trace, input: Axes, dim: int | Sequence[int] | None = Non
     return drop_dims(trace, input, dim)
 
 
-@rule(aten.var_mean.correction, aten.std_mean.correction, role=Role.REDUCTION)
+@rule(
+    aten.var_mean.correction,
+    aten.std_mean.correction,
+    aten.var_mean.dim,
+    aten.std_mean.dim,
+    role=Role.REDUCTION,
+)
 def reduce_with_mean(
     trace: Trace,
     input: Axes,
     dim: int | Sequence[int] | None = None,
-    **_: Any,
+    *_: Any,
+    **__: Any,
 ) -> tuple[Axes, Axes]:
     """Variance and mean along `dim`, over what is kept."""
     return drop_dims(trace, input, dim), drop_dims(trace, input, dim)
@@ -134,13 +141,27 @@ def pairwise_distance(trace: Trace, left: Axes, right: Axes, *_: Any) -> Axes:
     return (*trace.broadcast([left[:-2], right[:-2]]), left[-2], right[-2])
 
 
-@rule(aten.max.dim, aten.min.dim, aten.sort.default, aten.topk.default, aten.mode.default, aten.kthvalue.default)
+@rule(aten.cosine_similarity.default, role=Role.REDUCTION)
+def cosine_similarity(trace: Trace, x1: Axes, x2: Axes, dim: int = 1, *_: Any, **__: Any) -> Axes:
+    """y[...] = sum_i x1[i] x2[i] / (||x1|| ||x2||) along `dim`, over what is kept."""
+    return drop_dims(trace, trace.broadcast([x1, x2]), dim)
+
+
+@rule(
+    aten.max.dim,
+    aten.min.dim,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.topk.default,
+    aten.mode.default,
+    aten.kthvalue.default,
+)
 def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:
     """Values and their positions along a dimension: positions name indices, so the dimension is pinned."""
     return _positions(trace, input), _positions(trace, input)
 
 
-@rule(aten.argmax.default, aten.argmin.default, aten.argsort.default)
+@rule(aten.argmax.default, aten.argmin.default, aten.argsort.default, aten.argsort.stable)
 def positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Positions along a dimension, which is pinned."""
     return _positions(trace, input)

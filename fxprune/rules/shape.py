@@ -48,10 +48,16 @@ def reshape(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     return trace.reshape(input, trace.shape)
 
 
-@rule(aten.flatten.using_ints, aten.view_as.default, aten.reshape_as.default, aten.ravel.default)
+@rule(aten.flatten.using_ints, aten.ravel.default)
 def flatten(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Row-major reshape whose sizes follow by themselves."""
     return trace.reshape(input, trace.shape)
+
+
+@rule(aten.view_as.default, aten.reshape_as.default)
+def reshape_as(trace: Trace, input: Axes, other: Axes) -> Axes:
+    """Row-major reshape to the sizes of another tensor, whose axes hold the same indices."""
+    return trace.broadcast([trace.reshape(input, trace.shape), other])
 
 
 def _resize_unflatten(resizing: Resizing) -> Arguments:
@@ -111,24 +117,39 @@ def unsqueeze(_: Trace, input: Axes, dim: int) -> Axes:
     return (*input[:at], Variable(1), *input[at:])
 
 
-@rule(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze_.dim)
+def _resize_squeeze(resizing: Resizing) -> Arguments:
+    """The axes that vanish are named: one that is cut to a single index stays."""
+    gone = [at for at, axis in enumerate(resizing.operand(0)) if axis.size == 1]
+    if len(resizing.node.args) > 1:
+        named: Any = resizing.node.args[1]
+        wanted = {at % len(resizing.operand(0)) for at in ([named] if isinstance(named, int) else named)}
+        gone = [at for at in gone if at in wanted]
+    return (resizing.args[0], gone), {}
+
+
+@rule(
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze_.dim,
+    resize=_resize_squeeze,
+    resized=aten.squeeze.dims,
+)
 def squeeze(trace: Trace, input: Axes, *_: Any) -> Axes:
     """Axes of size 1 vanish."""
     return trace.reshape(input, trace.shape)
 
 
-@rule(aten.expand.default, resize=resize_expanded)
+@rule(aten.expand.default, aten.broadcast_to.default, resize=resize_expanded)
 def expand(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     """Axes of size 1 are repeated: a new axis that nothing constrains; the others pass."""
     return expand_to(trace, input, trace.shape)
 
 
-@rule(aten.expand_as.default, aten.broadcast_to.default)
-def expand_as(trace: Trace, input: Axes, other: Any, **_: Any) -> Axes:
+@rule(aten.expand_as.default)
+def expand_as(trace: Trace, input: Axes, other: Axes) -> Axes:
     """Axes of size 1 take the other operand's axes."""
-    if isinstance(other, tuple):
-        return trace.broadcast([input, other])
-    return expand_to(trace, input, trace.shape)
+    return trace.broadcast([input, other])
 
 
 def expand_to(trace: Trace, axes: Axes, shape: Sequence[int]) -> Axes:

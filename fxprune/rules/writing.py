@@ -59,6 +59,26 @@ def index_fill(trace: Trace, input: Axes, dim: int, *_: Any) -> Axes:
     return input
 
 
+@rule(aten.slice_scatter.default)
+def slice_scatter(trace: Trace, input: Axes, source: Axes, dim: int = 0, *_: Any, **__: Any) -> Axes:
+    """y[.., start:end, ..] = source: `dim` is pinned, the others hold the same indices."""
+    trace.pin_all((input[dim], source[dim]), "written at positions")
+    for at, (own, other) in enumerate(zip(input, source, strict=True)):
+        if at != dim % len(input):
+            trace.unify(own, other)
+    return input
+
+
+@rule(aten.select_scatter.default)
+def select_scatter(trace: Trace, input: Axes, source: Axes, dim: int, *_: Any) -> Axes:
+    """y[.., index, ..] = source: `dim` is pinned, the others hold the same indices."""
+    trace.pin(input[dim], "written at positions")
+    at = dim % len(input)
+    for own, other in zip((*input[:at], *input[at + 1 :]), source, strict=True):
+        trace.unify(own, other)
+    return input
+
+
 @rule(aten.unfold.default)
 def unfold(trace: Trace, input: Axes, dimension: int, size: int, step: int) -> Axes:
     """y[.., w, .., k] = x[.., w * step + k, ..]: windows along a dimension, which is pinned."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ import fxprune
 from fxprune import CheckpointError
 from fxprune.apply import slice_tensor
 from fxprune.plan import slices_of
+from tests.randomgraphs import Draw, Seeded
 from tests.semantics.plans import random_cut
 
 MODELS = {
@@ -29,7 +29,7 @@ MODELS = {
 def test_a_plan_alone_cuts_as_the_axes_say(name: str, seed: int) -> None:
     model, shape = MODELS[name]
     analysis = fxprune.analyze(model, torch.randn(shape))
-    cut = random_cut(analysis.groups, np.random.default_rng(seed))
+    cut = random_cut(analysis.groups, Draw(Seeded(seed)))
     slices = slices_of(analysis.program, analysis.propagation, cut)
     for tensor_name, tensor in analysis.program.tensors.items():
         axes = analysis.propagation.tensors.get(analysis.program.canonical(tensor_name))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from tests.randomgraphs.kinds import Image, Tokens, Vector
 from tests.randomgraphs.registry import Apply, Draw, Made, activation, block
@@ -165,6 +166,10 @@ def image_to_vector(draw: Draw, image: Image) -> Made:
             lambda x: x.amax((-1, -2)),
             lambda x: x.sum(3).mean(2),
             lambda x: x.flatten(2).std(-1),
+            lambda x: F.adaptive_avg_pool2d(x, 1).squeeze() if x.shape[1] > 1 else x.mean((2, 3)),
+            lambda x: (
+                x.mean((2, 3), keepdim=True).squeeze(3).squeeze(-1).squeeze(1) if x.shape[1] > 1 else x.amax((2, 3))
+            ),
         )
     )
     return Apply(pool), Vector(image.channels)

@@ -10,10 +10,10 @@ and the kind of its result, or None where it does not fit. To add one, write it 
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from tests.randomgraphs.kinds import Kind
@@ -25,23 +25,47 @@ T = TypeVar("T")
 Made = tuple[nn.Module, Kind]
 
 
+class Source(Protocol):
+    """Where randomness comes from: a seeded generator, or hypothesis, which shrinks towards the low ends."""
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer, both ends included."""
+        ...
+
+
+class Seeded:
+    """The same numbers for the same seed, always."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.Generator(np.random.PCG64(seed))
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer, both ends included."""
+        return int(self.generator.integers(low, high, endpoint=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Dice."""
 
-    random: random.Random
-
-    def one(self, choices: Sequence[T]) -> T:
-        """One of several, all as likely."""
-        return self.random.choice(choices)
-
-    def chance(self, probability: float = 0.5) -> bool:
-        """True with this probability."""
-        return self.random.random() < probability
+    source: Source
 
     def between(self, low: int, high: int) -> int:
         """An integer, both ends included."""
-        return self.random.randint(low, high)
+        return self.source.integer(low, high)
+
+    def one(self, choices: Sequence[T]) -> T:
+        """One of several, all as likely."""
+        return choices[self.between(0, len(choices) - 1)]
+
+    def chance(self, probability: float = 0.5) -> bool:
+        """True with this probability, in steps of a hundredth."""
+        return self.between(0, 99) >= 100 - round(100 * probability)
+
+    def some(self, size: int, count: int) -> list[int]:
+        """As many different indices below `size` as are asked for, ascending."""
+        left = list(range(size))
+        return sorted(left.pop(self.between(0, len(left) - 1)) for _ in range(count))
 
     def width(self) -> int:
         """A number of channels or features."""

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map
 
-from tests.reference import contractions, elementwise, norms, ordered, reductions, spatial, structural
+from tests.reference import (
+    contractions,
+    elementwise,
+    norms,
+    ordered,
+    recurrent,
+    reductions,
+    spatial,
+    structural,
+    writing,
+)
 from tests.reference.calls import ALWAYS, RULES, Call, bind, intact, is_masked
 from tests.reference.values import Masked, spread
 
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch._ops import OpOverload
 
-FAMILIES = (contractions, elementwise, norms, ordered, reductions, spatial, structural)
+FAMILIES = (contractions, elementwise, norms, ordered, recurrent, reductions, spatial, structural, writing)
 
 
 def evaluate(op: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, shortcut: bool = True) -> Any:

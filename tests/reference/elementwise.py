@@ -78,6 +78,7 @@ def renamed(call: Call) -> Masked:
     "rsub",
 )
 @rule("multiply", "subtract", "divide", "true_divide", "floor_divide", "absolute", "negative", "arctan2")
+@rule("real", "imag", "special_expit")
 @rule("greater", "greater_equal", "less", "less_equal", "not_equal", "complex", "polar", "bernoulli", "ger")
 def every_operand(call: Call) -> Masked:
     """Alive where all operands are, after broadcasting."""

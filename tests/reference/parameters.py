@@ -2,8 +2,7 @@
 
 ``{name: {dim: kept indices}}``: an element is alive if each of its indices is kept. Where the kept indices of a dim
 differ along another, they are a list of lists, one per kept group: the kept rows of the other dim fall into as many
-equal consecutive runs, and each run has its own list. The other dim is the nearest one before it whose kept rows can be
-divided so, else the nearest one after.
+equal consecutive runs, and each run has its own list. The other dim is the first one that is not the dim itself.
 """
 
 from __future__ import annotations
@@ -53,15 +52,11 @@ def nested_mask(shape: Sequence[int], slices: Mapping[int, Sequence[Any]], dim: 
 
 def outer_dim(shape: Sequence[int], slices: Mapping[int, Sequence[Any]], dim: int) -> int:
     """The dim along which the kept indices of another differ."""
-    groups = len(slices[dim])
-    candidates = [*range(dim - 1, -1, -1), *range(dim + 1, len(shape))]
-    fitting: list[int] = [
-        each
-        for each in candidates
-        if not is_nested(slices.get(each, ())) and shape[each] > 1 and len(kept_rows(shape, slices, each)) % groups == 0
-    ]
-    assert fitting, f"no dimension of {tuple(shape)} falls into {groups} groups"
-    return fitting[0]
+    found = 1 if dim == 0 else 0
+    fits = found < len(shape) and len(kept_rows(shape, slices, found)) % len(slices[dim]) == 0
+    assert fits, f"dimension {found} of {tuple(shape)} does not fall into {len(slices[dim])} groups"
+    assert not is_nested(slices.get(found, ())), "a choice nested in a nested one"
+    return found
 
 
 def kept_rows(shape: Sequence[int], slices: Mapping[int, Sequence[Any]], dim: int) -> list[int]:

@@ -61,6 +61,15 @@ def variance(call: Call) -> Any:
     return (result, Masked(average.reshape(alive.shape), alive)) if call.name.endswith("mean") else result
 
 
+@rule("cdist")
+def distances(call: Call) -> Masked:
+    """The norm of each pair's difference over what is alive of both."""
+    first, second = call["x1"], call["x2"]
+    alive = first.alive.unsqueeze(-2) & second.alive.unsqueeze(-3)
+    difference = torch.where(alive, first.value.unsqueeze(-2) - second.value.unsqueeze(-3), 0)
+    return Masked(torch.linalg.vector_norm(difference, call["p"], dim=-1), alive.any(-1))
+
+
 def reduced(call: Call, fill: float) -> Masked:
     """The operation on the operand with its dead elements replaced by what does not count."""
     masked = call["self"]

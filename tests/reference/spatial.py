@@ -15,10 +15,11 @@ from tests.reference.values import Masked, spread, uniform
 POOLS = [f"{kind}_pool{rank}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max", "lp") for rank in (1, 2, 3)]
 INDEXED_POOLS = [f"max_pool{rank}d_with_indices" for rank in (1, 2, 3)]
 RESIZES = ["linear1d", "nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "trilinear3d"]
+EXACT = [f"_upsample_nearest_exact{rank}d" for rank in (1, 2, 3)]
 
 
 @rule(*POOLS, *INDEXED_POOLS)
-@rule(*(f"upsample_{each}" for each in RESIZES), "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa")
+@rule(*(f"upsample_{each}" for each in RESIZES), *EXACT, "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa")
 def pooled(call: Call) -> Any:
     """Every place of a channel is as alive as its others."""
     masked = call.operands[0]

@@ -115,18 +115,6 @@ def fetched(call: Call) -> Masked:
     return Masked(call.run(), mask & (alive.unsqueeze(-1) if call.name == "embedding" else alive))
 
 
-@rule("index_put", "index_copy", "scatter.src", "slice_scatter", "select_scatter")
-def written(call: Call) -> Masked:
-    """What is written over takes the mask of what it is overwritten with."""
-    new = next(call[name] for name in ("source", "values", "src") if name in call.arguments)
-    moving = (call["self"], new)
-    positions = [operand for operand in call.operands if not any(operand is each for each in moving)]
-    assert all(each.whole for each in positions), f"{call.name}: a cut through the positions"
-    assert not call.get("accumulate"), f"{call.name}: accumulation under a cut is not defined here"
-    mask = call.run(lambda operand: operand.alive if any(operand is each for each in moving) else operand.value)
-    return Masked(call.run(), mask)
-
-
 def owned(call: Call, value: Tensor, alive: Tensor) -> Masked:
     """A mask in memory of its own where the value has memory of its own."""
     operands = [leaf for leaf in tree_leaves(call.arguments, is_leaf=is_masked) if isinstance(leaf, Masked)]

@@ -157,17 +157,17 @@ def test_einsum_with_a_choice_of_dimensions_in_each_head() -> None:
     class Heads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.into, self.out = nn.Parameter(torch.zeros(5, 2, 4)), nn.Parameter(torch.zeros(2, 4, 3))
+            self.into, self.out = nn.Parameter(torch.zeros(2, 5, 4)), nn.Parameter(torch.zeros(2, 4, 3))
 
         def forward(self, x: Tensor) -> Any:
-            return torch.einsum("bnhd,hdf->bnf", torch.tanh(torch.einsum("bnf,fhd->bnhd", x, self.into)), self.out)
+            return torch.einsum("bnhd,hdf->bnf", torch.tanh(torch.einsum("bnf,hfd->bnhd", x, self.into)), self.out)
 
     module, x, kept = randomised(Heads()), randn(2, 3, 5), [[0, 2], [1, 3]]
 
     def slim() -> Any:
-        into = torch.stack([module.into[:, 0, kept[0]], module.into[:, 1, kept[1]]], 1)
+        into = torch.stack([module.into[0][:, kept[0]], module.into[1][:, kept[1]]])
         out = torch.stack([module.out[0, kept[0]], module.out[1, kept[1]]])
-        return torch.einsum("bnhd,hdf->bnf", torch.tanh(torch.einsum("bnf,fhd->bnhd", x, into)), out)
+        return torch.einsum("bnhd,hdf->bnf", torch.tanh(torch.einsum("bnf,hfd->bnhd", x, into)), out)
 
     check(module, {"into": {2: kept}, "out": {1: kept}}, (x,), slim)
 

@@ -8,17 +8,18 @@ import numpy as np
 
 from fxprune.cut import Cut
 from fxprune.groups import Group
+from tests.randomgraphs.registry import Draw
 
 
-def random_cut(groups: Sequence[Group], random: np.random.Generator) -> Cut:
+def random_cut(groups: Sequence[Group], draw: Draw) -> Cut:
     """Keep a random number of random indices of every group; nested groups choose anew for each outer index."""
     kept, outers = {}, {}
     for group in groups:
-        width = int(random.integers(1, group.size + 1))
+        width = group.size - draw.between(0, group.size - 1)
         if width == group.size:
             continue
         rows = 1 if group.outer is None else group.outer.size
-        chosen = np.stack([np.sort(random.choice(group.size, width, replace=False)) for _ in range(rows)])
+        chosen = np.array([draw.some(group.size, width) for _ in range(rows)], dtype=np.int64)
         kept[group.variable] = chosen[0] if group.outer is None else chosen
         if group.outer is not None:
             outers[group.variable] = group.outer

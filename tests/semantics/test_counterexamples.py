@@ -8,18 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.randomgraphs import random_module
-from tests.semantics.test_random_graphs import check
-
-SEEDS = {
-    152: "GroupNorm with one channel per group",
-}
-
-
-@pytest.mark.parametrize("seed", SEEDS, ids=SEEDS.values())
-def test_counterexample(seed: int) -> None:
-    model, inputs = random_module(seed)
-    check(model, inputs, seed, plans=4)
+from tests.semantics.checking import check
 
 
 class InterleavedRotary(nn.Module):
@@ -73,10 +62,143 @@ class ExpandedByBatchAndHeads(nn.Module):
         return joined
 
 
+class OneChannelPerGroup(nn.Module):
+    """GroupNorm with as many groups as channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(4, 6, 1)
+        self.norm = nn.GroupNorm(6, 6)
+        self.down = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.down(self.norm(self.a(x)))
+        return pooled
+
+
+class StackedExperts(nn.Module):
+    """A choice by expert on the last of three axes: a plan must not take the middle one for that of the experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(2, 8, 6))
+        self.down = nn.Parameter(torch.randn(2, 6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(torch.einsum("bf,efh->beh", x, self.up))
+        return torch.einsum("beh,ehf->bef", hidden, self.down).sum(1)
+
+
+class HeadsInTheMiddle(nn.Module):
+    """A choice by head where another axis stands before that of the heads: a plan could not say it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Parameter(torch.randn(6, 3, 4))
+        self.out = nn.Parameter(torch.randn(3, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = torch.tanh(torch.einsum("bf,fhd->bhd", x, self.into))
+        return torch.einsum("bhd,hdf->bhf", heads, self.out).sum(1)
+
+
+class PickedPositions(nn.Module):
+    """The axis of a constant's positions reaches a weight; no plan can say that it is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        picked = x[:, torch.tensor([2, 0, 1, 1])]
+        mixed: Tensor = self.mix(picked) + picked.mean(1, keepdim=True)
+        return mixed
+
+
+class BatchAsGroups(nn.Module):
+    """A kernel for each sample: the number of groups is the batch size, which is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(2, 4, 6, 1, 1))
+        self.gate = nn.Linear(6, 2)
+        self.before = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        kernels = torch.einsum("be,eoihw->boihw", self.gate(x.mean((2, 3))), self.kernels).flatten(0, 1)
+        batch, channels, height, width = x.shape
+        mixed = nn.functional.conv2d(x.reshape(1, batch * channels, height, width), kernels, groups=batch)
+        return mixed.view(batch, -1, height, width)
+
+
+class ViewedAs(nn.Module):
+    """A tensor takes another's shape without ever meeting it: their axes have to be kept equal all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.down, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.a(x)
+        mixed: Tensor = self.down(self.b(x).flatten(0, 1).view_as(shape)) + self.other(shape)
+        return mixed
+
+
+class Squeezed(nn.Module):
+    """Every axis of size 1 vanishes; an axis that is cut to one index must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Conv2d(4, 3, 1)
+        self.down = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.up(x).mean((2, 3), keepdim=True)
+        mixed: Tensor = self.down(pooled.squeeze()) + self.down(pooled.squeeze(3).squeeze(2).squeeze(1))
+        return mixed
+
+
+class BroadcastTo(nn.Module):
+    """Sizes to broadcast to follow the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        mixed: Tensor = self.down(up.amax(1, keepdim=True).broadcast_to(up.shape) + up)
+        return mixed
+
+
+class Counted(nn.Module):
+    """count_nonzero along one dimension is the overload that counts everything if none is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x).relu()
+        mixed: Tensor = self.down(up * up.count_nonzero(dim=1).unsqueeze(1)) * up.count_nonzero()
+        return mixed
+
+
 MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (InterleavedRotary, (3, 5, 6)),
     (InnerBeforeOuter, (3, 4, 5, 5)),
     (ExpandedByBatchAndHeads, (3, 5, 6)),
+    (OneChannelPerGroup, (3, 4, 5, 5)),
+    (StackedExperts, (3, 8)),
+    (HeadsInTheMiddle, (3, 6)),
+    (PickedPositions, (5, 3)),
+    (BatchAsGroups, (3, 3, 4, 4)),
+    (ViewedAs, (3, 5, 4)),
+    (Squeezed, (3, 4, 5, 5)),
+    (BroadcastTo, (3, 5, 4)),
+    (Counted, (3, 5, 4)),
 ]
 
 
