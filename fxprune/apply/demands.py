@@ -44,12 +44,16 @@ def find_demands(calls: Iterable[Call], sizes: Sizes) -> list[Demand]:
 
 def expected_numbers(call: Call, sizes: Sizes) -> list[New]:
     """What each number of a call of the original has to become; None where the graph does not say."""
-    operations = sizes.operations.get(call.place, [])
-    same = [each for each in operations if _alike(call.numbers, each.old)]
-    if same:
-        matched = same[min(call.occurrence, len(same) - 1)]
+    matched = operation_of(call, sizes)
+    if matched is not None:
         return [new for _, new in matched.numbers][: len(call.numbers)]
-    return [_only_reading(int(number), operations) for number in call.numbers]
+    return [_only_reading(int(number), sizes.operations.get(call.place, [])) for number in call.numbers]
+
+
+def operation_of(call: Call, sizes: Sizes) -> Sized | None:
+    """The operation of the graph that a call of the original became."""
+    same = [each for each in sizes.operations.get(call.place, []) if _alike(call.numbers, each.old)]
+    return same[min(call.occurrence, len(same) - 1)] if same else None
 
 
 def _alike(numbers: Sequence[int], old: Sequence[int]) -> bool:
