@@ -29,13 +29,16 @@ from fxprune.analysis import Analysis, analyze_program
 from fxprune.apply.attention import adapt_attention
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
+from fxprune.apply.draft import Draft
 from fxprune.apply.explain import cannot_apply
+from fxprune.apply.follow import follow
 from fxprune.apply.observe import observe
 from fxprune.apply.places import Place, place_of_node
-from fxprune.apply.search import Search, install
+from fxprune.apply.search import Patches, Search, install
 from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
+from fxprune.apply.source import CannotFollow
 from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.capture import capture
 from fxprune.errors import CannotApply, CheckpointError, InputError
@@ -168,9 +171,12 @@ class _Application:
         rescaled = [place for place in self.rescaled if place.path not in adapted]
         search = Search(self.model, base, inputs, expected, seen, self.sizes, demands, rescaled)
         found, trial = search.run(patches)
+        drafts: Mapping[str, Draft] = {}
         if not trial.agrees:
-            raise cannot_apply(search, found, trial)
+            found, drafts = self._follow(search, patches, found, trial)
         install(self.model, base, found)
+        for path, draft in drafts.items():
+            draft.install(base.get_submodule(path))
         error = error_of(expected, run_plainly(base, inputs))
         if not error <= 1.0:
             raise cannot_apply(search, found, Trial(trial.observation, error))
@@ -178,6 +184,21 @@ class _Application:
         if note is not None:
             warnings.warn(note, stacklevel=3)
         return base
+
+    def _follow(
+        self, search: Search, first: Patches, found: Patches, trial: Trial
+    ) -> tuple[Patches, Mapping[str, Draft]]:
+        """Patches, and what has to be rewritten beside them."""
+        reason: CannotFollow | None = None
+        for patches in (first, found):
+            try:
+                seen, drafts = follow(search.patched(patches), search.inputs, search.seen, search.sizes)
+            except CannotFollow as problem:
+                reason = problem
+                continue
+            if seen.outputs is not None and error_of(search.expected, seen.outputs) <= 1.0:
+                return patches, drafts
+        raise cannot_apply(search, found, trial, None if reason is None else str(reason))
 
     def _copy(self) -> nn.Module:
         """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""

@@ -144,7 +144,9 @@ class Listener(TorchFunctionMode):
         arguments = dict(numbers_of((args, kwargs)))
         if arguments or func is scaled_dot_product_attention:
             frame = current_frame()
-            call = self._note(func, args, frame, arguments)
+            query = args[0] if args else kwargs.get("query")
+            width = int(query.shape[-1]) if func is scaled_dot_product_attention else None
+            call = self._note(func, frame, arguments, width)
             func, args, kwargs = self.adjust(call, frame, func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -153,7 +155,7 @@ class Listener(TorchFunctionMode):
         return func, args, kwargs
 
     def _note(
-        self, func: Any, args: Sequence[Any], frame: FrameType | None, arguments: dict[ArgumentPath, Number]
+        self, func: Any, frame: FrameType | None, arguments: dict[ArgumentPath, Number], width: int | None
     ) -> Call:
         numbers = tuple(each for each in arguments.values() if isinstance(each, int))
         place = place_of_frame(self.found.recorder.path, frame)
@@ -165,7 +167,7 @@ class Listener(TorchFunctionMode):
             str(getattr(func, "__name__", func)),
             None if frame is None else (frame.f_code, frame.f_lasti),
             arguments,
-            int(args[0].shape[-1]) if func is scaled_dot_product_attention and args else None,
+            width,
         )
         self.seen[key] += 1
         self.found.calls.append(call)

@@ -107,10 +107,12 @@ def _split_pairs(origin: Node, copy: Node) -> Iterator[tuple[Old, New]]:
         yield from zip(_numbers(given), accumulate(_numbers(sizes)), strict=False)
     else:
         yield from zip(_numbers(given), _numbers(sizes), strict=True)
+    dim: Any = origin.args[2] if len(origin.args) > 2 else origin.kwargs.get("dim", 0)
+    yield dim, dim
 
 
 def _parts(origin: Node, copy: Node) -> tuple[int, ...] | None:
-    """The sizes that a split became one with."""
+    """The sizes that a split became one with; None for any other operation."""
     if "split" not in str(copy.target) or copy.target is origin.target:
         return None
     return tuple(_numbers(copy.args[1]))
@@ -118,6 +120,8 @@ def _parts(origin: Node, copy: Node) -> tuple[int, ...] | None:
 
 def _dynamic(copy: Node) -> frozenset[int]:
     """Which of an operation's numbers are no constants of the graph."""
+    if _parts(copy.meta["origin"], copy) is not None:
+        return frozenset()
     found = [each for each in tree_leaves((copy.args, dict(copy.kwargs))) if _is_number(each)]
     return frozenset(at for at, each in enumerate(found) if isinstance(each, Node))
 

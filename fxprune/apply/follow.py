@@ -1,0 +1,179 @@
+"""The last resort: rewrite the calls whose sizes the user's Python derives in a way that no attribute can say.
+
+The copy, its attributes patched, is run once more while every size that is not what the graph has at that place is
+corrected as it passes, and every real number (a scale) that is not the original's. If that run computes what the graph
+form computes, then the corrections are what the class lacks: each is written into the text of the function that makes
+the call (`spell`, `locate`), and the module gets a class with that text (`followed`).
+
+Numbers that depend on the batch or the sequence stay as the user wrote them; one of them that the cut made wrong is left
+to be inferred (`-1`). Where one line needs different numbers in one module, or cannot be told, nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.apply.arguments import ArgumentPath, numbers_of, with_numbers
+from fxprune.apply.demands import expected_numbers, operation_of
+from fxprune.apply.draft import Draft
+from fxprune.apply.locate import Way, way_from
+from fxprune.apply.observe import Call, Listener, Observation, listen
+from fxprune.apply.sizes import Sizes
+from fxprune.apply.source import CannotFollow
+from fxprune.apply.spell import SCALE, Spot
+from fxprune.capture import structural_copy
+from fxprune.inputs import Inputs
+
+Key = tuple[str, CodeType, int]
+Value = int | float | tuple[int, ...]
+_INFERRING = ("reshape", "view")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a number of a call has to be.
+
+    Attributes:
+        value: in the graph, for the example inputs; a tuple for the parts of a split.
+        dynamic: it depends on the batch or the sequence.
+    """
+
+    value: Value
+    dynamic: bool = False
+
+    def differs(self, found: Any) -> bool:
+        """Whether a call got something else; sizes to be inferred never do."""
+        if isinstance(self.value, int) and isinstance(found, int):
+            return self.value > 0 and found > 0 and self.value != found
+        return self.value != found
+
+
+def wanted(call: Call, sizes: Sizes) -> dict[ArgumentPath, Wanted]:
+    """What the numbers of a call of the original have to be in the slim model, where that is known."""
+    found = {path: Wanted(value) for path, value in call.arguments.items() if isinstance(value, float)}
+    if call.query_width is not None and SCALE not in call.arguments:
+        found[SCALE] = Wanted(call.query_width**-0.5)
+    matched = operation_of(call, sizes)
+    if matched is None:
+        return found
+    paths = [path for path, value in call.arguments.items() if isinstance(value, int)]
+    for at, (path, value) in enumerate(zip(paths, expected_numbers(call, sizes), strict=True)):
+        if value is not None:
+            found[path] = Wanted(value, at in matched.dynamic)
+        elif matched.parts is not None:
+            found[path] = Wanted(matched.parts)
+    return found
+
+
+class Corrector(Listener):
+    """Corrects the numbers of calls, and writes down in drafts what the user's text would have to be."""
+
+    def __init__(self, found: Observation, original: Observation, sizes: Sizes) -> None:
+        """Correct a run of the copy, of which `original` is the run with the original sizes."""
+        super().__init__(found)
+        self.sizes = sizes
+        self.originals: dict[Key, list[Call]] = defaultdict(list)
+        for call in original.calls:
+            if call.instruction is not None:
+                self.originals[call.place.path, *call.instruction].append(call)
+        self.counts: Counter[Key] = Counter()
+        self.demanded: dict[tuple[Key, ArgumentPath], set[Value]] = defaultdict(set)
+        self.corrected: dict[tuple[Key, ArgumentPath], None] = {}
+        self.drafts: dict[int, Draft] = {}
+        self.reasons: list[str] = []
+
+    def adjust(self, call: Call, frame: FrameType | None, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """The call with the numbers of the graph."""
+        if call.instruction is None or frame is None:
+            return func, args, kwargs
+        key = (call.place.path, *call.instruction)
+        wants = self._wants(key, call)
+        changes: dict[ArgumentPath, Value] = {}
+        for path, want in wants.items():
+            self.demanded[key, path].add(-1 if want.dynamic else want.value)
+            if want.differs(call.query_width**-0.5 if path == SCALE and call.query_width else call.arguments.get(path)):
+                changes[path] = want.value
+        if not changes:
+            return func, args, kwargs
+        self.corrected.update(dict.fromkeys((key, path) for path in changes))
+        texts = {path: -1 if wants[path].dynamic else value for path, value in changes.items()}
+        try:
+            self._write(Spot.at(way := way_from(frame), call.name, (args, kwargs)), way, texts)
+        except CannotFollow as reason:
+            self.reasons.append(str(reason))
+        return _changed(func, args, kwargs, changes)
+
+    def _wants(self, key: Key, call: Call) -> dict[ArgumentPath, Wanted]:
+        """What the call of the original at the same place and time wants."""
+        known, count = self.originals[key], self.counts[key]
+        self.counts[key] += 1
+        if count >= len(known) or known[count].name != call.name or set(known[count].arguments) != set(call.arguments):
+            return {}
+        return wanted(known[count], self.sizes)
+
+    def _write(self, spot: Spot, way: Way, changes: Mapping[ArgumentPath, Value]) -> None:
+        draft = self.drafts.setdefault(id(way.module), Draft(way.module))
+        for path, value in changes.items():
+            if value == -1 and not _can_infer(spot):
+                raise CannotFollow(f"a size that depends on the batch changes in {spot.line}")
+            draft.write(spot, way, path, value)
+
+    def check(self) -> None:
+        """Whether what was corrected can be written.
+
+        Raises:
+            CannotFollow: it cannot, and why.
+        """
+        for each in self.corrected:
+            values = sorted(map(str, self.demanded[each]))
+            if len(values) > 1:
+                (path, code, _), _ = each
+                raise CannotFollow(f"{path}: one line of {code.co_qualname} needs {' as well as '.join(values)}")
+        if self.reasons:
+            raise CannotFollow(self.reasons[0])
+
+
+def _can_infer(spot: Spot) -> bool:
+    numbers = [value for _, value in numbers_of(spot.arguments)]
+    return spot.name in _INFERRING and all(value >= 0 for value in numbers)
+
+
+def _changed(func: Any, args: Any, kwargs: Any, changes: Mapping[ArgumentPath, Value]) -> tuple[Any, Any, Any]:
+    parts = next((value for value in changes.values() if isinstance(value, tuple)), None)
+    if parts is not None:
+        return torch.split, (args[0], parts, kwargs.get("dim", args[2] if len(args) > 2 else 0)), {}
+    positional, keywords = with_numbers((tuple(args), kwargs), changes)
+    return func, positional, {**keywords, **({"scale": changes[SCALE]} if SCALE in changes else {})}
+
+
+def follow(
+    copy: nn.Module, inputs: Inputs, original: Observation, sizes: Sizes
+) -> tuple[Observation, Mapping[str, Draft]]:
+    """Run a patched copy with corrections.
+
+    Args:
+        copy: patched; it is not changed.
+        inputs: example inputs.
+        original: what a run of the original showed.
+        sizes: what the graph knows.
+
+    Returns:
+        What the run showed, and what to write for each module, by its path.
+
+    Raises:
+        CannotFollow: a correction cannot be written.
+    """
+    shell = structural_copy(copy).eval()
+    corrector = Corrector(Observation(), original, sizes)
+    listen(shell, inputs, corrector)
+    if corrector.found.error is None:
+        corrector.check()
+    paths = {id(module): path for path, module in shell.named_modules()}
+    return corrector.found, {paths[key]: draft for key, draft in corrector.drafts.items()}
