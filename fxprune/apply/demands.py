@@ -52,8 +52,11 @@ def expected_numbers(call: Call, sizes: Sizes) -> list[New]:
 
 def operation_of(call: Call, sizes: Sizes) -> Sized | None:
     """The operation of the graph that a call of the original became."""
-    same = [each for each in sizes.operations.get(call.place, []) if _alike(call.numbers, each.old)]
-    return same[min(call.occurrence, len(same) - 1)] if same else None
+    for line, occurrence in call.lines:
+        same = [each for each in sizes.operations.get(line, []) if _alike(call.numbers, each.old)]
+        if same:
+            return same[min(occurrence, len(same) - 1)]
+    return None
 
 
 def _alike(numbers: Sequence[int], old: Sequence[int]) -> bool:

@@ -46,7 +46,7 @@ class Draft:
         first = way.links[0]
         text = "-1"
         if value != -1:
-            name = self._name(spot, first, path)
+            name = self._name(spot, first, path, value)
             if self.values.setdefault(name, value) != value:
                 raise CannotFollow(f"one line needs {self.values[name]} as well as {value}: {spot.line}")
             text = f"{first.own}.{name}"
@@ -71,10 +71,10 @@ class Draft:
         for name, value in self.values.items():
             module.__dict__[name] = value
 
-    def _name(self, spot: Spot, link: Link, path: ArgumentPath) -> str:
+    def _name(self, spot: Spot, link: Link, path: ArgumentPath, value: Value) -> str:
         key = (link.called.reference, spot.node.lineno, spot.node.col_offset, path)
         if key not in self.names:
-            what = "scale" if path == (1, "scale") else spot.name.strip("_")
+            what = "scale" if isinstance(value, float) else spot.name.strip("_")
             first = f"{_PREFIX}{what}_{spot.node.lineno}"
             taken = (*self.names.values(), *dir(self.module))
             others = (f"{first}_{count}" for count in range(2, 1000))

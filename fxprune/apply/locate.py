@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
-from fxprune.apply.places import is_users
+from fxprune.apply.places import MODULES, is_users
 from fxprune.apply.source import CannotFollow, Source, expression_at, source_of
-
-_MODULES = torch.nn.modules.module.__file__
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ def _contains(outer: CodeType, inner: CodeType) -> bool:
 
 
 def _is_boundary(frame: FrameType) -> bool:
-    return frame.f_code.co_filename == _MODULES
+    return frame.f_code.co_filename == MODULES
 
 
 def _module_of(frame: FrameType) -> nn.Module | None:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fxprune.apply.arguments import ArgumentPath, Number, numbers_of
-from fxprune.apply.places import Place, current_frame, place_of_error, place_of_frame
+from fxprune.apply.places import Place, current_frame, lines_of_frame, place_of_error
 from fxprune.apply.slots import always, find_slots, replace
 from fxprune.apply.tagged import Recorder, Tagged
 from fxprune.capture import structural_copy
@@ -32,7 +32,8 @@ class Call:
     Attributes:
         place: the user's line.
         numbers: the whole numbers in order, tagged where they come from a slot.
-        occurrence: how many calls with the same numbers the same place made before.
+        lines: the place, then the lines around it out to the module's forward, each with how many calls with the same
+            numbers it made before.
         name: of the torch function.
         instruction: the code that calls it, and where in that code.
         arguments: whole and real numbers by their path.
@@ -41,7 +42,7 @@ class Call:
 
     place: Place
     numbers: tuple[int, ...]
-    occurrence: int
+    lines: tuple[tuple[Place, int], ...]
     name: str = ""
     instruction: Instruction | None = None
     arguments: Mapping[ArgumentPath, Number] = field(default_factory=dict)
@@ -158,17 +159,17 @@ class Listener(TorchFunctionMode):
         self, func: Any, frame: FrameType | None, arguments: dict[ArgumentPath, Number], width: int | None
     ) -> Call:
         numbers = tuple(each for each in arguments.values() if isinstance(each, int))
-        place = place_of_frame(self.found.recorder.path, frame)
-        key = (place, tuple(int(each) for each in numbers))
+        plain = tuple(int(each) for each in numbers)
+        lines = lines_of_frame(self.found.recorder.path, frame)
         call = Call(
-            place,
+            lines[0],
             numbers,
-            self.seen[key],
+            tuple((line, self.seen[line, plain]) for line in lines),
             str(getattr(func, "__name__", func)),
             None if frame is None else (frame.f_code, frame.f_lasti),
             arguments,
             width,
         )
-        self.seen[key] += 1
+        self.seen.update((line, plain) for line in lines)
         self.found.calls.append(call)
         return call

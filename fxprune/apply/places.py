@@ -15,6 +15,8 @@ from torch.fx import Node
 from fxprune.passes.raising import module_path
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+MODULES = torch.nn.modules.module.__file__
+"""The file whose functions call a module's forward."""
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _FRAME = re.compile(r'File "(?P<file>.*?)", line (?P<line>\d+)')
 
@@ -52,6 +54,19 @@ def current_frame() -> FrameType | None:
     while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+def lines_of_frame(path: str, frame: FrameType | None) -> tuple[Place, ...]:
+    """The lines of the user's code from a frame out to the forward of the module that runs.
+
+    A graph may know an operation by the line of the forward alone.
+    """
+    found: list[Place] = []
+    while frame is not None and frame.f_code.co_filename != MODULES:
+        if is_users(frame.f_code.co_filename):
+            found.append(place_of_frame(path, frame))
+        frame = frame.f_back
+    return tuple(found) or (Place(path),)
 
 
 def place_of_frame(path: str, frame: FrameType | None) -> Place:
