@@ -27,11 +27,13 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from fxprune.analysis import Analysis, analyze_program
 from fxprune.apply.attention import adapt_attention
+from fxprune.apply.batches import with_another_batch
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
 from fxprune.apply.draft import Draft
 from fxprune.apply.explain import cannot_apply
 from fxprune.apply.follow import follow
+from fxprune.apply.matching import match_calls
 from fxprune.apply.observe import observe
 from fxprune.apply.places import Place, place_of_node
 from fxprune.apply.search import Patches, Search, install
@@ -163,13 +165,14 @@ class _Application:
         adapted = adapt_attention(self.model, base, slices_of(self.program, self.analysis.propagation, self.cut))
         inputs: Inputs = tree_unflatten(list(self.program.traced), self.program.in_spec)
         seen = observe(self.model, inputs)
-        demands = [each for each in find_demands(seen.calls, self.sizes) if each.place.path not in adapted]
+        matching = match_calls(seen.calls, self.sizes)
+        demands = [each for each in find_demands(seen.calls, matching) if each.place.path not in adapted]
         originals = find_slots(self.model)
         patches = solve(demands, originals, self.sizes)
         inputs = tree_map(self._moved, inputs)
-        expected = self._expected()
+        expected = self._expected(self._flat())
         rescaled = [place for place in self.rescaled if place.path not in adapted]
-        search = Search(self.model, base, inputs, expected, seen, self.sizes, demands, rescaled)
+        search = Search(self.model, base, inputs, expected, seen, matching, demands, rescaled)
         found, trial = search.run(patches)
         drafts: Mapping[str, Draft] = {}
         if not trial.agrees:
@@ -177,9 +180,10 @@ class _Application:
         install(self.model, base, found)
         for path, draft in drafts.items():
             draft.install(base.get_submodule(path))
-        error = error_of(expected, run_plainly(base, inputs))
-        if not error <= 1.0:
-            raise cannot_apply(search, found, Trial(trial.observation, error))
+        self._check(base, search, found, trial, self._flat())
+        another = with_another_batch(self.program, self._flat()) if drafts else None
+        if another is not None:
+            self._check(base, search, found, trial, another)
         note = update_config(self.model, base)
         if note is not None:
             warnings.warn(note, stacklevel=3)
@@ -192,7 +196,7 @@ class _Application:
         reason: CannotFollow | None = None
         for patches in (first, found):
             try:
-                seen, drafts = follow(search.patched(patches), search.inputs, search.seen, search.sizes)
+                seen, drafts = follow(search.patched(patches), search.inputs, search.seen, search.matching)
             except CannotFollow as problem:
                 reason = problem
                 continue
@@ -220,14 +224,23 @@ class _Application:
         made = slim.detach().clone()
         return nn.Parameter(made, original.requires_grad) if isinstance(original, nn.Parameter) else made
 
-    def _expected(self) -> list[Any]:
+    def _check(self, base: nn.Module, search: Search, found: Patches, trial: Trial, flat: list[Any]) -> None:
+        """Compare the finished copy with the graph form."""
+        inputs: Inputs = tree_unflatten(flat, self.program.in_spec)
+        error = error_of(self._expected(flat), run_plainly(base, inputs))
+        if not error <= 1.0:
+            raise cannot_apply(search, found, Trial(trial.observation, error))
+
+    def _flat(self) -> list[Any]:
+        return [self._moved(each) for each in self.program.traced]
+
+    def _expected(self, flat: list[Any]) -> list[Any]:
         """What the graph form computes."""
         flags = {child: child.training for child in self.slim.modules()}
         self.slim.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
-                flat = [self._moved(each) for each in self.program.traced]
                 return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
         finally:
             for child, flag in flags.items():

@@ -7,7 +7,6 @@ function in the cell that held the old one.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -20,7 +19,9 @@ from typing import Any
 from fxprune.apply.locate import bare
 from fxprune.apply.source import CannotFollow, Definition, Source
 
-_FUTURES = functools.reduce(int.__or__, (getattr(__future__, each).compiler_flag for each in __future__.all_feature_names))
+_FUTURES = functools.reduce(
+    int.__or__, (getattr(__future__, each).compiler_flag for each in __future__.all_feature_names)
+)
 
 
 def recompile(function: Any, source: Source, text: str) -> Any:
@@ -50,7 +51,7 @@ def _compiled(function: FunctionType, source: Source, text: str) -> FunctionType
     compiled = FunctionType(made, function.__globals__, function.__name__, function.__defaults__, closure)
     compiled.__kwdefaults__ = function.__kwdefaults__
     functools.update_wrapper(compiled, function)
-    del compiled.__wrapped__
+    del vars(compiled)["__wrapped__"]
     return compiled
 
 

@@ -52,7 +52,7 @@ def _uneven(search: Search, path: str) -> list[str]:
     """Splits into parts of equal size, in the module or around it, whose parts are not equal any more."""
     return [
         line
-        for place, operations in search.sizes.operations.items()
+        for place, operations in search.matching.sizes.operations.items()
         if path.startswith(place.path) and any(new is None for each in operations for _, new in each.numbers)
         for line in (*_where(search.model, place), "  what: splits into equal parts what the cut left unequal")
     ][:3]

@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from fxprune.apply.arguments import ArgumentPath, numbers_of, with_numbers
-from fxprune.apply.demands import expected_numbers, operation_of
 from fxprune.apply.draft import Draft
 from fxprune.apply.locate import Way, way_from
+from fxprune.apply.matching import Matching
 from fxprune.apply.observe import Call, Listener, Observation, listen
-from fxprune.apply.sizes import Sizes
 from fxprune.apply.source import CannotFollow
 from fxprune.apply.spell import SCALE, Spot
 from fxprune.capture import structural_copy
@@ -51,20 +50,20 @@ class Wanted:
     def differs(self, found: Any) -> bool:
         """Whether a call got something else; sizes to be inferred never do."""
         if isinstance(self.value, int) and isinstance(found, int):
-            return self.value > 0 and found > 0 and self.value != found
-        return self.value != found
+            return self.value > 0 and found >= 0 and self.value != found
+        return bool(self.value != found)
 
 
-def wanted(call: Call, sizes: Sizes) -> dict[ArgumentPath, Wanted]:
+def wanted(call: Call, matching: Matching) -> dict[ArgumentPath, Wanted]:
     """What the numbers of a call of the original have to be in the slim model, where that is known."""
     found = {path: Wanted(value) for path, value in call.arguments.items() if isinstance(value, float)}
     if call.query_width is not None and SCALE not in call.arguments:
         found[SCALE] = Wanted(call.query_width**-0.5)
-    matched = operation_of(call, sizes)
+    matched = matching.operations.get(call.number)
     if matched is None:
         return found
     paths = [path for path, value in call.arguments.items() if isinstance(value, int)]
-    for at, (path, value) in enumerate(zip(paths, expected_numbers(call, sizes), strict=True)):
+    for at, (path, value) in enumerate(zip(paths, matching.expected(call), strict=True)):
         if value is not None:
             found[path] = Wanted(value, at in matched.dynamic)
         elif matched.parts is not None:
@@ -75,10 +74,10 @@ def wanted(call: Call, sizes: Sizes) -> dict[ArgumentPath, Wanted]:
 class Corrector(Listener):
     """Corrects the numbers of calls, and writes down in drafts what the user's text would have to be."""
 
-    def __init__(self, found: Observation, original: Observation, sizes: Sizes) -> None:
+    def __init__(self, found: Observation, original: Observation, matching: Matching) -> None:
         """Correct a run of the copy, of which `original` is the run with the original sizes."""
         super().__init__(found)
-        self.sizes = sizes
+        self.matching = matching
         self.originals: dict[Key, list[Call]] = defaultdict(list)
         for call in original.calls:
             if call.instruction is not None:
@@ -116,7 +115,7 @@ class Corrector(Listener):
         self.counts[key] += 1
         if count >= len(known) or known[count].name != call.name or set(known[count].arguments) != set(call.arguments):
             return {}
-        return wanted(known[count], self.sizes)
+        return wanted(known[count], self.matching)
 
     def _write(self, spot: Spot, way: Way, changes: Mapping[ArgumentPath, Value]) -> None:
         draft = self.drafts.setdefault(id(way.module), Draft(way.module))
@@ -154,7 +153,7 @@ def _changed(func: Any, args: Any, kwargs: Any, changes: Mapping[ArgumentPath, V
 
 
 def follow(
-    copy: nn.Module, inputs: Inputs, original: Observation, sizes: Sizes
+    copy: nn.Module, inputs: Inputs, original: Observation, matching: Matching
 ) -> tuple[Observation, Mapping[str, Draft]]:
     """Run a patched copy with corrections.
 
@@ -162,7 +161,7 @@ def follow(
         copy: patched; it is not changed.
         inputs: example inputs.
         original: what a run of the original showed.
-        sizes: what the graph knows.
+        matching: what the graph knows of its calls.
 
     Returns:
         What the run showed, and what to write for each module, by its path.
@@ -171,7 +170,7 @@ def follow(
         CannotFollow: a correction cannot be written.
     """
     shell = structural_copy(copy).eval()
-    corrector = Corrector(Observation(), original, sizes)
+    corrector = Corrector(Observation(), original, matching)
     listen(shell, inputs, corrector)
     if corrector.found.error is None:
         corrector.check()

@@ -19,7 +19,7 @@ import copyreg
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -75,7 +75,6 @@ class Followed(type):
     __fxprune_recipe__: Recipe
 
 
-@lru_cache(maxsize=None)
 def follow_class(base: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
     """A subclass of a module's class whose functions are rewritten; the same for the same recipe.
 
@@ -83,6 +82,13 @@ def follow_class(base: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
         CannotFollow: a function cannot be compiled anew.
         CheckpointError: a function's source is another than the recipe is about.
     """
+    made: type[nn.Module] = make_class(base, recipe)
+    return made
+
+
+@cache
+def make_class(base: Any, recipe: Recipe) -> Any:
+    """What `follow_class` remembers."""
     namespace: dict[str, Any] = {
         **{rewrite.method: _made(rewrite, rewrite.source()) for rewrite in recipe},
         "__module__": base.__module__,
@@ -91,19 +97,18 @@ def follow_class(base: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
         "__fxprune_base__": base,
         "__fxprune_recipe__": recipe,
     }
-    made: type[nn.Module] = _kind(type(base))(base.__name__, (base,), namespace)
-    return made
+    return _kind(type(base))(base.__name__, (base,), namespace)
 
 
 def _made(rewrite: Rewrite, source: Source) -> Any:
     return recompile(rewrite.reference.get(), source, source.edited(rewrite.edits))
 
 
-@lru_cache(maxsize=None)
-def _kind(base: type) -> type:
+@cache
+def _kind(base: Any) -> type:
     """The class of classes whose base is of a class."""
     made = Followed if base is type else type(Followed.__name__, (Followed, base), {})
-    copyreg.pickle(made, _reduce)  # type: ignore[arg-type]
+    copyreg.pickle(made, _reduce)
     return made
 
 
@@ -136,12 +141,17 @@ def rewritten(model: nn.Module) -> Mapping[str, str]:
         {}
     """
     kinds = {path: type(module) for path, module in model.named_modules()}
-    return {path: difference(kind) for path, kind in kinds.items() if isinstance(kind, Followed)}
+    return {path: _differences(recipe_of(kind)) for path, kind in kinds.items() if isinstance(kind, Followed)}
 
 
-def difference(kind: Followed) -> str:
-    """A followed class's functions against those of its base."""
-    return "".join(_difference(rewrite, rewrite.source()) for rewrite in kind.__fxprune_recipe__)
+def recipe_of(kind: type) -> Recipe:
+    """The recipe of a followed class."""
+    recipe: Recipe = kind.__dict__["__fxprune_recipe__"]
+    return recipe
+
+
+def _differences(recipe: Recipe) -> str:
+    return "".join(_difference(rewrite, rewrite.source()) for rewrite in recipe)
 
 
 def _difference(rewrite: Rewrite, source: Source) -> str:

@@ -192,8 +192,9 @@ def _lookup(function: ast.expr, frame: FrameType) -> Called | None:
         found = frame.f_locals.get(value.id, frame.f_globals.get(value.id))
         if isinstance(found, ModuleType):
             return _of_module(getattr(found, function.attr, None))
-        is_class = isinstance(found, type)
-        return _of_class((found if is_class else type(found)).__mro__, function.attr, bound=not is_class)
+        if isinstance(found, type):
+            return _of_class(found.__mro__, function.attr, bound=False)
+        return _of_class(type(found).__mro__, function.attr, bound=True)
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super":
         return _above(frame, function.attr)
     return None

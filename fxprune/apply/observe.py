@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -21,7 +20,6 @@ from fxprune.apply.tagged import Recorder, Tagged
 from fxprune.capture import structural_copy
 from fxprune.inputs import Inputs
 
-
 Instruction: TypeAlias = tuple[CodeType, int]
 
 
@@ -32,8 +30,8 @@ class Call:
     Attributes:
         place: the user's line.
         numbers: the whole numbers in order, tagged where they come from a slot.
-        lines: the place, then the lines around it out to the module's forward, each with how many calls with the same
-            numbers it made before.
+        lines: the place, then the lines around it out to the module's forward.
+        number: how many calls came before.
         name: of the torch function.
         instruction: the code that calls it, and where in that code.
         arguments: whole and real numbers by their path.
@@ -42,7 +40,8 @@ class Call:
 
     place: Place
     numbers: tuple[int, ...]
-    lines: tuple[tuple[Place, int], ...]
+    lines: tuple[Place, ...]
+    number: int
     name: str = ""
     instruction: Instruction | None = None
     arguments: Mapping[ArgumentPath, Number] = field(default_factory=dict)
@@ -137,7 +136,6 @@ class Listener(TorchFunctionMode):
         """Note them in `found`."""
         super().__init__()
         self.found = found
-        self.seen: Counter[tuple[Place, tuple[int, ...]]] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Note the call, then do what it asks for."""
@@ -159,17 +157,16 @@ class Listener(TorchFunctionMode):
         self, func: Any, frame: FrameType | None, arguments: dict[ArgumentPath, Number], width: int | None
     ) -> Call:
         numbers = tuple(each for each in arguments.values() if isinstance(each, int))
-        plain = tuple(int(each) for each in numbers)
         lines = lines_of_frame(self.found.recorder.path, frame)
         call = Call(
             lines[0],
             numbers,
-            tuple((line, self.seen[line, plain]) for line in lines),
+            lines,
+            len(self.found.calls),
             str(getattr(func, "__name__", func)),
             None if frame is None else (frame.f_code, frame.f_lasti),
             arguments,
             width,
         )
-        self.seen.update((line, plain) for line in lines)
         self.found.calls.append(call)
         return call

@@ -12,7 +12,7 @@ import linecache
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from types import CodeType
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -82,7 +82,7 @@ class Source:
         """
         text, lines = self.lines, list(self.lines)
         ordered = sorted(set(edits), reverse=True)
-        for later, earlier in zip(ordered, ordered[1:], strict=False):
+        for later, earlier in pairwise(ordered):
             if earlier.end > later.start:
                 raise CannotFollow(f"two sizes of {self.definition.name} would have to be written in one place")
         for edit in ordered:

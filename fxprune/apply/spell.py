@@ -5,7 +5,7 @@ a call, an operator or a subscript; here the one is matched with the other, and 
 attribute:
 
     x.reshape(B, N, C)            x.reshape(B, N, self.slim_reshape_7)
-    v.view(shape)                 v.view((*shape[:3], self.slim_view_7))
+    v.view(shape)                 v.view((*shape[:-1], self.slim_view_7))
     x.chunk(2, dim=1)             x.split(self.slim_chunk_7, dim=1)
     q / math.sqrt(d)              q / self.slim_scale_7
     attention(q, k, v)            attention(q, k, v, scale=self.slim_scale_7)
@@ -149,21 +149,23 @@ class Spot:
             if sum(isinstance(each, ast.Starred) for each in expression.elts) <= 1:
                 return self._in_elements(expression.elts, place, length, path, len(path), text)
         elif isinstance(expression, ast.BinOp) and isinstance(expression.op, ast.Add):
-            left, right = expression.left, expression.right
+            right = expression.right
             if isinstance(right, ast.Tuple | ast.List) and not any(isinstance(e, ast.Starred) for e in right.elts):
                 before = length - len(right.elts)
                 if place >= before:
                     return self._element(right, path, place - before, len(right.elts), text)
-        return self.source.replace(expression, f"({self._sliced(expression, place, length, text)},)")
+        elements = self._sliced(expression, place, length, text)
+        return self.source.replace(expression, f"({elements})" if length > 1 else f"({elements},)")
 
     def _sliced(self, expression: ast.expr, place: int, length: int, text: str) -> str:
         """All elements of a sequence but one, which is `text`."""
         own = self.source.text_of(expression)
         simple = isinstance(expression, ast.Name | ast.Attribute | ast.Subscript)
         own = own if simple else f"({own})"
-        parts = [f"*{own}[:{place}]"] if place else []
+        is_last = place + 1 == length
+        parts = [f"*{own}[:{-1 if is_last else place}]"] if place else []
         parts.append(text)
-        if place + 1 < length:
+        if not is_last:
             if place and any(isinstance(each, ast.Call | ast.NamedExpr) for each in ast.walk(expression)):
                 raise self._unclear()
             parts.append(f"*{own}[{place + 1}:]")
