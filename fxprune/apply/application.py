@@ -98,15 +98,15 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
 def check_signature(plan: Plan, model: nn.Module) -> None:
     """Compare the parameters and buffers that a plan was made for with those of a model.
 
+    A buffer that the plan does not cut may have another shape: some models make it anew when they run.
+
     Raises:
         CheckpointError: one is missing, extra, or of another shape.
     """
-    found = {
-        n: tuple(t.shape)
-        for n, t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    }
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    found = {n: tuple(t.shape) for n, t in (*model.named_parameters(remove_duplicate=False), *buffers.items())}
     for name, (shape, _) in plan.signature.items():
-        if found.get(name) != tuple(shape):
+        if found.get(name) != tuple(shape) and not (name in buffers and name not in plan.slices):
             have = found.get(name, "nothing of that name")
             msg = (
                 f"the plan is of another model: {name} has shape {tuple(shape)} there, "
@@ -155,7 +155,7 @@ class _Application:
         if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
             raise CheckpointError(_other_groups(next(iter(plan.kept))))
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
-        self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut)
+        self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
         self.slim = source if isinstance(source, SlimModule) else assemble(self.program, emitted, plan, None)
 

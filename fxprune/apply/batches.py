@@ -15,7 +15,7 @@ def with_another_batch(program: Program, flat: list[Any]) -> list[Any] | None:
     placeholders = [node for node in program.nodes if node.op == "placeholder"]
     if not program.dynamic_batch or len(placeholders) != len(flat):
         return None
-    shapes = [getattr(node.meta.get("val"), "shape", ()) for node in placeholders]
+    shapes: list[Any] = [getattr(node.meta.get("val"), "shape", ()) for node in placeholders]
     batch = next((shape[0] for shape in shapes if len(shape) and isinstance(shape[0], torch.SymInt)), None)
     if batch is None:
         return None

@@ -54,11 +54,17 @@ class Wanted:
         return bool(self.value != found)
 
 
+def _own_scale(call: Call) -> float:
+    """The scale that an attention kernel takes when it is given none."""
+    assert call.query_width is not None
+    return float(call.query_width**-0.5)
+
+
 def wanted(call: Call, matching: Matching) -> dict[ArgumentPath, Wanted]:
     """What the numbers of a call of the original have to be in the slim model, where that is known."""
     found = {path: Wanted(value) for path, value in call.arguments.items() if isinstance(value, float)}
     if call.query_width is not None and SCALE not in call.arguments:
-        found[SCALE] = Wanted(call.query_width**-0.5)
+        found[SCALE] = Wanted(_own_scale(call))
     matched = matching.operations.get(call.number)
     if matched is None:
         return found
@@ -97,7 +103,7 @@ class Corrector(Listener):
         changes: dict[ArgumentPath, Value] = {}
         for path, want in wants.items():
             self.demanded[key, path].add(-1 if want.dynamic else want.value)
-            if want.differs(call.query_width**-0.5 if path == SCALE and call.query_width else call.arguments.get(path)):
+            if want.differs(call.arguments[path] if path in call.arguments else _own_scale(call)):
                 changes[path] = want.value
         if not changes:
             return func, args, kwargs

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import copyreg
 import difflib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -82,7 +82,7 @@ def follow_class(base: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
         CannotFollow: a function cannot be compiled anew.
         CheckpointError: a function's source is another than the recipe is about.
     """
-    made: type[nn.Module] = make_class(base, recipe)
+    made: type[nn.Module] = make_class(cast(Hashable, base), recipe)
     return made
 
 
@@ -97,7 +97,7 @@ def make_class(base: Any, recipe: Recipe) -> Any:
         "__fxprune_base__": base,
         "__fxprune_recipe__": recipe,
     }
-    return _kind(type(base))(base.__name__, (base,), namespace)
+    return _kind(cast(Hashable, type(base)))(base.__name__, (base,), namespace)
 
 
 def _made(rewrite: Rewrite, source: Source) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -60,8 +60,15 @@ class Sizes:
     candidates: Mapping[str, Mapping[int, list[int]]]
 
 
-def find_sizes(graph: Graph, propagation: Propagation, cut: Cut) -> Sizes:
-    """Read sizes off a slim graph as it was emitted (before modules are raised), and the axes of the original."""
+def find_sizes(graph: Graph, propagation: Propagation, cut: Cut, aliases: Mapping[str, str]) -> Sizes:
+    """Read sizes off a slim graph as it was emitted (before modules are raised), and the axes of the original.
+
+    Args:
+        graph: of the slim model.
+        propagation: axes.
+        cut: what is kept.
+        aliases: path of each module that has several -> the one that comes first, under which calls are observed.
+    """
     operations: dict[Place, list[Sized]] = defaultdict(list)
     candidates: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for copy in graph.nodes:
@@ -69,6 +76,7 @@ def find_sizes(graph: Graph, propagation: Propagation, cut: Cut) -> Sizes:
         if copy.op != "call_function" or origin is None:
             continue
         place = place_of_node(origin)
+        place = replace(place, path=aliases.get(place.path, place.path))
         sized = Sized(origin, place, tuple(_pairs(origin, copy)), _parts(origin, copy), _dynamic(copy))
         if sized.numbers:
             operations[place].append(sized)
