@@ -181,21 +181,15 @@ def test_another_model_is_refused() -> None:
 
 
 def test_a_buffer_that_the_model_made_anew_does_not_make_it_another_model() -> None:
-    class Counted(nn.Sequential):
-        """Keeps positions of the last input's length."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if self.positions.shape[0] != x.shape[1]:
-                self.register_buffer("positions", torch.arange(x.shape[1], dtype=x.dtype))
-            y: torch.Tensor = super().forward(x + self.positions[None, :, None])
-            return y
-
-    model = Counted(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
-    model.register_buffer("positions", torch.zeros(1))
-    inputs = torch.randn(2, 5, 8)
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), torch.randn(2, 8)
+    model.register_buffer("positions", torch.zeros(1), persistent=False)
     slim = fxprune.compile(model, "50%", example_inputs=inputs)
-    model(inputs)
+    model.positions = torch.zeros(7)
     same(apply(slim, model), slim, inputs)
+    model.register_buffer("more", torch.zeros(7), persistent=False)
+    with pytest.raises(CheckpointError, match="more"):
+        apply(slim, model)
 
 
 def test_grouped_and_transposed_convolutions() -> None:
