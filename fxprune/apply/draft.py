@@ -26,14 +26,16 @@ class Draft:
     Attributes:
         module: of the copy that runs.
         values: of the new attributes.
-        names: attribute of each number that changed: function, line and column, path.
+        names: attribute of each number that changed: method, line and column, path.
+        methods: private copies of functions, by who calls them at which line and column.
         edits: by function and the method that it becomes.
         sources: of the functions.
     """
 
     module: nn.Module
     values: dict[str, Value] = field(default_factory=dict)
-    names: dict[tuple[Reference, int, int, ArgumentPath], str] = field(default_factory=dict)
+    names: dict[tuple[str, int, int, ArgumentPath], str] = field(default_factory=dict)
+    methods: dict[tuple[Reference, str, int, int], str] = field(default_factory=dict)
     edits: dict[tuple[Reference, str], dict[Edit, None]] = field(default_factory=dict)
     sources: dict[Reference, Source] = field(default_factory=dict)
 
@@ -43,16 +45,16 @@ class Draft:
         Raises:
             CannotFollow: it cannot be told how, or it is another number each time.
         """
-        first = way.links[0]
+        first, methods = way.links[0], self._methods(way)
         text = "-1"
         if value != -1:
-            name = self._name(spot, first, path, value)
+            name = self._name(spot, methods[0], path, value)
             if self.values.setdefault(name, value) != value:
                 raise CannotFollow(f"one line needs {self.values[name]} as well as {value}: {spot.line}")
             text = f"{first.own}.{name}"
-        self._edit(way, 0, spot.spell(path, text, isinstance(value, tuple)))
-        for at, link in enumerate(way.links[1:], start=1):
-            self._edit(way, at, [_redirect(link, self._method(way, at - 1))])
+        self._edit(first, methods[0], spot.spell(path, text, isinstance(value, tuple)))
+        for link, method, called in zip(way.links[1:], methods[1:], methods, strict=False):
+            self._edit(link, method, [_redirect(link, called)])
 
     def recipe(self) -> Recipe:
         """All edits, as followed classes take them."""
@@ -71,26 +73,38 @@ class Draft:
         for name, value in self.values.items():
             module.__dict__[name] = value
 
-    def _name(self, spot: Spot, link: Link, path: ArgumentPath, value: Value) -> str:
-        key = (link.called.reference, spot.node.lineno, spot.node.col_offset, path)
+    def _name(self, spot: Spot, method: str, path: ArgumentPath, value: Value) -> str:
+        key = (method, spot.node.lineno, spot.node.col_offset, path)
         if key not in self.names:
             what = "scale" if isinstance(value, float) else spot.name.strip("_")
-            first = f"{_PREFIX}{what}_{spot.node.lineno}"
-            taken = (*self.names.values(), *dir(self.module))
-            others = (f"{first}_{count}" for count in range(2, 1000))
-            self.names[key] = next(name for name in (first, *others) if name not in taken)
+            self.names[key] = self._free(f"{_PREFIX}{what}_{spot.node.lineno}", self.names.values())
         return self.names[key]
 
-    def _method(self, way: Way, at: int) -> str:
-        """Name of a function of the way as a method: its own for that which the class is asked for."""
-        name = way.links[at].called.reference.name
-        return name if at == len(way.links) - 1 else f"{_PREFIX}{name.strip('_')}"
+    def _methods(self, way: Way) -> list[str]:
+        """Names of the functions of a way as methods: its own for that which the class is asked for."""
+        names = [way.links[-1].called.reference.name]
+        for link, caller in zip(way.links[-2::-1], way.links[:0:-1], strict=True):
+            site = (names[-1], caller.node.lineno, caller.node.col_offset) if link.alone else ("", 0, 0)
+            names.append(self._private(link.called.reference, site))
+        return names[::-1]
 
-    def _edit(self, way: Way, at: int, edits: Iterable[Edit]) -> None:
-        link = way.links[at]
+    def _private(self, reference: Reference, site: tuple[str, int, int]) -> str:
+        """Name of a private copy of a function, for the call at one site or for all."""
+        if (reference, *site) not in self.methods:
+            first = f"{_PREFIX}{reference.name.strip('_')}" + (f"_{site[1]}" if site[0] else "")
+            self.methods[reference, *site] = self._free(first, self.methods.values())
+        return self.methods[reference, *site]
+
+    def _free(self, name: str, taken: Iterable[str]) -> str:
+        """A name, or one like it that is not taken."""
+        others = (f"{name}_{count}" for count in range(2, 1000))
+        known = {*taken, *dir(self.module)}
+        return next(each for each in (name, *others) if each not in known)
+
+    def _edit(self, link: Link, method: str, edits: Iterable[Edit]) -> None:
         reference = link.called.reference
         self.sources[reference] = link.source
-        found = self.edits.setdefault((reference, self._method(way, at)), {})
+        found = self.edits.setdefault((reference, method), {})
         found.update(dict.fromkeys(edits))
         if not link.called.bound:
             found[_parameter(link.source, link.own)] = None

@@ -12,7 +12,7 @@ to be inferred (`-1`). Where one line needs different numbers in one module, or 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
@@ -22,16 +22,19 @@ from torch import nn
 
 from fxprune.apply.arguments import ArgumentPath, numbers_of, with_numbers
 from fxprune.apply.draft import Draft
-from fxprune.apply.locate import Way, way_from
+from fxprune.apply.locate import Way, instructions_from, way_from
 from fxprune.apply.matching import Matching
-from fxprune.apply.observe import Call, Listener, Observation, listen
-from fxprune.apply.source import CannotFollow
+from fxprune.apply.observe import Call, Instruction, Listener, Observation, listen
+from fxprune.apply.source import CannotFollow, NeedsSeveral
 from fxprune.apply.spell import SCALE, Spot
 from fxprune.capture import structural_copy
 from fxprune.inputs import Inputs
 
 Key = tuple[str, CodeType, int]
+Demanded = tuple[Key, tuple[Instruction, ...], ArgumentPath]
 Value = int | float | tuple[int, ...]
+_MOST_SHARED = 8
+"""Functions of which each call gets a copy of its own."""
 _INFERRING = ("reshape", "view")
 
 
@@ -80,17 +83,23 @@ def wanted(call: Call, matching: Matching) -> dict[ArgumentPath, Wanted]:
 class Corrector(Listener):
     """Corrects the numbers of calls, and writes down in drafts what the user's text would have to be."""
 
-    def __init__(self, found: Observation, original: Observation, matching: Matching) -> None:
-        """Correct a run of the copy, of which `original` is the run with the original sizes."""
+    def __init__(
+        self, found: Observation, original: Observation, matching: Matching, shared: Container[CodeType]
+    ) -> None:
+        """Correct a run of the copy, of which `original` is the run with the original sizes.
+
+        `shared` functions get a copy for each call of them.
+        """
         super().__init__(found)
+        self.shared = shared
         self.matching = matching
         self.originals: dict[Key, list[Call]] = defaultdict(list)
         for call in original.calls:
             if call.instruction is not None:
                 self.originals[call.place.path, *call.instruction].append(call)
         self.counts: Counter[Key] = Counter()
-        self.demanded: dict[tuple[Key, ArgumentPath], set[Value]] = defaultdict(set)
-        self.corrected: dict[tuple[Key, ArgumentPath], None] = {}
+        self.demanded: dict[Demanded, set[Value]] = defaultdict(set)
+        self.corrected: dict[Demanded, CodeType] = {}
         self.drafts: dict[int, Draft] = {}
         self.reasons: list[str] = []
 
@@ -100,17 +109,18 @@ class Corrector(Listener):
             return func, args, kwargs
         key = (call.place.path, *call.instruction)
         wants = self._wants(key, call)
+        around = instructions_from(frame) if frame.f_code in self.shared else ()
         changes: dict[ArgumentPath, Value] = {}
         for path, want in wants.items():
-            self.demanded[key, path].add(-1 if want.dynamic else want.value)
+            self.demanded[key, around, path].add(-1 if want.dynamic else want.value)
             if want.differs(call.arguments[path] if path in call.arguments else _own_scale(call)):
                 changes[path] = want.value
         if not changes:
             return func, args, kwargs
-        self.corrected.update(dict.fromkeys((key, path) for path in changes))
+        self.corrected.update({(key, around, path): frame.f_code for path in changes})
         texts = {path: -1 if wants[path].dynamic else value for path, value in changes.items()}
         try:
-            self._write(Spot.at(way := way_from(frame), call.name, (args, kwargs)), way, texts)
+            self._write(Spot.at(way := way_from(frame, self.shared), call.name, (args, kwargs)), way, texts)
         except CannotFollow as reason:
             self.reasons.append(str(reason))
         return _changed(func, args, kwargs, changes)
@@ -136,11 +146,12 @@ class Corrector(Listener):
         Raises:
             CannotFollow: it cannot, and why.
         """
-        for each in self.corrected:
+        for each, code in self.corrected.items():
             values = sorted(map(str, self.demanded[each]))
             if len(values) > 1:
-                (path, code, _), _ = each
-                raise CannotFollow(f"{path}: one line of {code.co_qualname} needs {' as well as '.join(values)}")
+                path = each[0][0]
+                msg = f"{path}: one line of {code.co_qualname} needs {' as well as '.join(values)}"
+                raise NeedsSeveral(msg, code)
         if self.reasons:
             raise CannotFollow(self.reasons[0])
 
@@ -175,10 +186,22 @@ def follow(
     Raises:
         CannotFollow: a correction cannot be written.
     """
+    shared: tuple[CodeType, ...] = ()
+    while True:
+        try:
+            return _follow(copy, inputs, original, matching, shared)
+        except NeedsSeveral as reason:
+            if reason.code in shared or len(shared) == _MOST_SHARED:
+                raise
+            shared = (*shared, reason.code)
+
+
+def _follow(
+    copy: nn.Module, inputs: Inputs, original: Observation, matching: Matching, shared: Container[CodeType]
+) -> tuple[Observation, Mapping[str, Draft]]:
     shell = structural_copy(copy).eval()
-    corrector = Corrector(Observation(), original, matching)
+    corrector = Corrector(Observation(), original, matching, shared)
     listen(shell, inputs, corrector)
-    if corrector.found.error is None:
-        corrector.check()
+    corrector.check()
     paths = {id(module): path for path, module in shell.named_modules()}
     return corrector.found, {paths[key]: draft for key, draft in corrector.drafts.items()}

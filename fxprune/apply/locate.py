@@ -10,13 +10,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
 
+from fxprune.apply.observe import Instruction
 from fxprune.apply.places import MODULES, is_users
 from fxprune.apply.source import CannotFollow, Source, expression_at, source_of
 
@@ -57,6 +58,7 @@ class Link:
         node: the expression that it was at.
         frame: alive; of the function, or of a comprehension in it.
         own: the name that the module has in it, or is to get.
+        alone: whether each call of it is to have a copy of its own.
     """
 
     called: Called
@@ -64,6 +66,7 @@ class Link:
     node: ast.expr | ast.AugAssign
     frame: FrameType
     own: str
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,12 @@ class Way:
     links: tuple[Link, ...]
 
 
-def way_from(frame: FrameType) -> Way:
+def way_from(frame: FrameType, shared: Container[CodeType] = ()) -> Way:
     """The way from a frame to the module on whose behalf it runs.
+
+    Args:
+        frame: alive.
+        shared: methods that each call of them needs otherwise: the way leads on to who calls them.
 
     Raises:
         CannotFollow: it leads through what cannot be rewritten.
@@ -105,12 +112,24 @@ def way_from(frame: FrameType) -> Way:
         node = expression_at(source, frame.f_code, frame.f_lasti)
         module = _module_of(function)
         reference = None if module is None else _method(type(module), function.f_code)
-        if module is not None and reference is not None:
+        if module is not None and reference is not None and function.f_code not in shared:
             own = function.f_code.co_varnames[0]
             return Way(module, (*links, Link(Called(reference, True), source, node, frame, own)))
         caller, called = _caller(function)
-        links.append(Link(called, source, node, frame, _own_name(function.f_code, called.bound)))
+        own, alone = _own_name(function.f_code, called.bound), function.f_code in shared
+        links.append(Link(called, source, node, frame, own, alone))
         frame = caller
+
+
+def instructions_from(frame: FrameType) -> tuple[Instruction, ...]:
+    """Every instruction of the user's code from a frame out to the forward of the module that runs."""
+    found: list[Instruction] = []
+    position: FrameType | None = frame
+    while position is not None and not _is_boundary(position):
+        if is_users(position.f_code.co_filename):
+            found.append((position.f_code, position.f_lasti))
+        position = position.f_back
+    return tuple(found)
 
 
 def _own_name(code: CodeType, bound: bool) -> str:

@@ -23,6 +23,19 @@ class CannotFollow(Exception):  # noqa: N818 - not an error of the user's: a rea
     """Why a call cannot be rewritten."""
 
 
+class NeedsSeveral(CannotFollow):
+    """One line of a function needs different numbers in one module.
+
+    Attributes:
+        code: of the function.
+    """
+
+    def __init__(self, message: str, code: CodeType) -> None:
+        """Remember the code."""
+        super().__init__(message)
+        self.code = code
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Edit:
     """A span of a function's text and what is to stand there.

@@ -174,6 +174,21 @@ def closed(power: float) -> type[Attention]:
     return Closed
 
 
+class Helped(OneForBoth):
+    """A helper that is called for queries, keys and values alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self._split(self.q(x)), self._split(self.k(x)), self._split(self.v(x))
+        y = F.scaled_dot_product_attention(q, k, v, scale=self.scaling)
+        mixed: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return mixed
+
+    def _split(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        y: Tensor = x.view(*shape).transpose(1, 2)
+        return y
+
+
 class Twice(nn.Module):
     """One line that needs two numbers in one module."""
 

@@ -80,6 +80,15 @@ def test_one_attribute_for_queries_and_values_parts() -> None:
     assert made[1].v.out_features == 12
 
 
+def test_a_helper_that_needs_another_number_in_each_call_gets_copies() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 24), toys.Helped(), nn.Linear(24, 3))
+    values = [group for group in fxprune.analyze(model, TOKENS).groups if "dimensions" in group.kind]
+    made: Any = apply(equal_plan(model, TOKENS, [3, 2], values), model, example_inputs=TOKENS)
+    assert sorted(value for name, value in vars(made[1]).items() if name.startswith("slim_")) == [2]
+    assert "self._split(self.k(x)), self.slim_split_" in rewritten(made)["1"]
+
+
 def test_scales_stay_the_originals() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 24), toys.Scaled(), nn.Linear(24, 3)).eval()
