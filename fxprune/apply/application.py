@@ -27,12 +27,13 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from fxprune.analysis import Analysis, analyze_program
 from fxprune.apply.attention import adapt_attention
+from fxprune.apply.attributes import slim_attributes
 from fxprune.apply.batches import with_another_batch
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
 from fxprune.apply.draft import Draft
 from fxprune.apply.explain import cannot_apply
-from fxprune.apply.follow import follow
+from fxprune.apply.last_resort import last_resort
 from fxprune.apply.matching import match_calls
 from fxprune.apply.observe import observe
 from fxprune.apply.places import Place, place_of_node
@@ -40,7 +41,6 @@ from fxprune.apply.search import Patches, Search, install
 from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
-from fxprune.apply.source import CannotFollow
 from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.capture import capture
 from fxprune.errors import CannotApply, CheckpointError, InputError
@@ -157,6 +157,11 @@ class _Application:
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
         self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
+        self.constants = [
+            (tensor, emitted.constants[name])
+            for name, tensor in self.program.constants.items()
+            if name in emitted.constants
+        ]
         self.slim = source if isinstance(source, SlimModule) else assemble(self.program, emitted, plan, None)
 
     def run(self) -> Any:
@@ -176,7 +181,7 @@ class _Application:
         found, trial = search.run(patches)
         drafts: Mapping[str, Draft] = {}
         if not trial.agrees:
-            found, drafts = self._follow(search, patches, found, trial)
+            found, drafts = last_resort(search, patches, found, trial)
         install(self.model, base, found)
         for path, draft in drafts.items():
             draft.install(base.get_submodule(path))
@@ -189,21 +194,6 @@ class _Application:
             warnings.warn(note, stacklevel=3)
         return base
 
-    def _follow(
-        self, search: Search, first: Patches, found: Patches, trial: Trial
-    ) -> tuple[Patches, Mapping[str, Draft]]:
-        """Patches, and what has to be rewritten beside them."""
-        reason: CannotFollow | None = None
-        for patches in (first, found):
-            try:
-                seen, drafts = follow(search.patched(patches), search.inputs, search.seen, search.matching)
-            except CannotFollow as problem:
-                reason = problem
-                continue
-            if seen.outputs is not None and error_of(search.expected, seen.outputs) <= 1.0:
-                return patches, drafts
-        raise cannot_apply(search, found, trial, None if reason is None else str(reason))
-
     def _copy(self) -> nn.Module:
         """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""
         memo: dict[int, Any] = {}
@@ -211,6 +201,7 @@ class _Application:
         for name, tensor in self.program.tensors.items():
             if id(tensor) not in memo:
                 memo[id(tensor)] = self._own(tensor, tensors[self.program.canonical(name)])
+        memo.update((key, tensor) for key, tensor in slim_attributes(self.model, self.constants, self._moved).items())
         return copy.deepcopy(self.model, memo)
 
     def _tensors(self) -> dict[str, Tensor]:

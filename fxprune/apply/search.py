@@ -106,7 +106,7 @@ class Search:
 
     def proposals(self, patches: Patches, trial: Trial) -> Iterator[Patches]:
         """What to try next, the most plausible first."""
-        yield from self._comparisons(trial)
+        yield from self.comparisons(trial.observation)
         if trial.observation.outputs is not None:
             yield from self._switches()
         for path in self._suspects(trial):
@@ -122,8 +122,9 @@ class Search:
         failed = [trial.observation.place.path] if trial.observation.error is not None else []
         return list(dict.fromkeys([*failed, *([deviation.place.path] if deviation is not None else [])]))
 
-    def _comparisons(self, trial: Trial) -> Iterator[Patches]:
-        for path, compared in trial.observation.recorder.comparisons.items():
+    def comparisons(self, seen: Observation) -> Iterator[Patches]:
+        """What would make comparisons hold that held in the original."""
+        for path, compared in seen.recorder.comparisons.items():
             before = self.seen.recorder.comparisons.get(path, [])
             for old, new in zip(before, compared, strict=False):
                 if old.equal and not new.equal and isinstance(new.expression, Slot):

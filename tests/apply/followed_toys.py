@@ -201,3 +201,33 @@ class Twice(nn.Module):
         for up, down in zip(self.ups, self.downs, strict=True):
             x = x + down(up(x).relu().reshape(-1, 24))
         return x
+
+
+class Positions(nn.Module):
+    """A table that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.positions, self.unrelated = torch.randn(5, 16), torch.randn(5, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.outer((self.inner(x) + self.positions).relu())
+        return y
+
+
+class Guarded(nn.Module):
+    """Takes the width of its input for that of its parts, then compares another with an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+        self.first, self.second, self.third = nn.Linear(16, 32), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        left, right = torch.split(self.first(x).relu(), [width, width], -1)
+        if left.shape[-1] != self.width:
+            raise ValueError("another width")
+        y: Tensor = self.second(left) + self.third(right)
+        return y

@@ -89,6 +89,25 @@ def test_a_helper_that_needs_another_number_in_each_call_gets_copies() -> None:
     assert "self._split(self.k(x)), self.slim_split_" in rewritten(made)["1"]
 
 
+def test_a_comparison_beyond_a_rewritten_call_is_patched() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(8, 16), toys.Guarded(), nn.Linear(16, 4)), torch.randn(3, 8)
+    groups = [group for group in fxprune.analyze(model, inputs).groups if group.size == 16]
+    made: Any = apply(equal_plan(model, inputs, [10, 12, 7, 9], groups), model, example_inputs=inputs)
+    assert made[1].width == made[1].second.in_features != 16
+    assert "torch.split(self.first(x).relu(), [self.slim_split_" in rewritten(made)["1"]
+
+
+def test_tensors_that_are_plain_attributes_are_cut() -> None:
+    torch.manual_seed(0)
+    model, inputs = toys.Positions(), torch.randn(2, 5, 8)
+    made: Any = apply(equal_plan(model, inputs, [10]), model, example_inputs=inputs)
+    assert made.positions.shape == (5, 10)
+    assert torch.equal(made.positions, model.positions[:, :10])
+    assert torch.equal(made.unrelated, model.unrelated)
+    assert rewritten(made) == {}
+
+
 def test_scales_stay_the_originals() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 24), toys.Scaled(), nn.Linear(24, 3)).eval()
