@@ -9,7 +9,8 @@ numbers. Which attributes hold them is found by provenance, without a list of na
 3. match calls with the graph's operations by module, line and numbers: each tagged number now has to be what the graph
    has (`demands`); solve for the attributes (`solve`);
 4. patch a copy, run it, and compare with the graph form; where it fails, try alternatives (`search`);
-5. agree, or raise `CannotApply` with module, attribute and line (`explain`).
+5. where no attribute can say a size, rewrite the call (`last_resort`, `follow`, `followed`);
+6. agree, or raise `CannotApply` with module, attribute and line (`explain`).
 """
 
 from __future__ import annotations
@@ -63,10 +64,14 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
         example_inputs: what to check the copy on; None for those that the slim module was compiled with, or for
             those that can be inferred from the model.
 
+    Where the class derives a size in a way that no attribute can say (`B, N, C = x.shape`, then `reshape(B, N, C)`), the
+    module that does gets a subclass of its class, of the same name, in whose text that one argument is an attribute:
+    `reshape(B, N, self.slim_reshape_89)`. `fxprune.rewritten(copy)` shows every such edit as a diff.
+
     Returns:
-        The copy: same class, training flags, hooks, `requires_grad`, tied weights and state dict keys. On the example
-        inputs it computes what the graph form computes. Of Transformers models the configuration is updated where it
-        can describe the slim model; a warning says where it cannot.
+        The copy: same class (or such a subclass), training flags, hooks, `requires_grad`, tied weights and state dict
+        keys. On the example inputs it computes what the graph form computes. Of Transformers models the configuration
+        is updated where it can describe the slim model; a warning says where it cannot.
 
     Raises:
         CheckpointError: the plan is of another model.
