@@ -36,7 +36,7 @@ from fxprune.apply.draft import Draft
 from fxprune.apply.explain import cannot_apply
 from fxprune.apply.last_resort import last_resort
 from fxprune.apply.matching import match_calls
-from fxprune.apply.observe import observe
+from fxprune.apply.observe import Observation, observe
 from fxprune.apply.places import Place, place_of_node
 from fxprune.apply.search import Patches, Search, install
 from fxprune.apply.sizes import find_sizes
@@ -190,10 +190,11 @@ class _Application:
         install(self.model, base, found)
         for path, draft in drafts.items():
             draft.install(base.get_submodule(path))
-        self._check(base, search, found, trial, self._flat())
+        self._check(base, expected, inputs, search, found)
         another = with_another_batch(self.program, self._flat()) if drafts else None
         if another is not None:
-            self._check(base, search, found, trial, another)
+            larger: Inputs = tree_unflatten(another, self.program.in_spec)
+            self._check(base, self._expected(another), larger, search, found)
         note = update_config(self.model, base)
         if note is not None:
             warnings.warn(note, stacklevel=3)
@@ -220,12 +221,11 @@ class _Application:
         made = slim.detach().clone()
         return nn.Parameter(made, original.requires_grad) if isinstance(original, nn.Parameter) else made
 
-    def _check(self, base: nn.Module, search: Search, found: Patches, trial: Trial, flat: list[Any]) -> None:
+    def _check(self, base: nn.Module, expected: list[Any], inputs: Inputs, search: Search, found: Patches) -> None:
         """Compare the finished copy with the graph form."""
-        inputs: Inputs = tree_unflatten(flat, self.program.in_spec)
-        error = error_of(self._expected(flat), run_plainly(base, inputs))
+        error = error_of(expected, run_plainly(base, inputs))
         if not error <= 1.0:
-            raise cannot_apply(search, found, Trial(trial.observation, error))
+            raise cannot_apply(search, found, Trial(Observation(), error))
 
     def _flat(self) -> list[Any]:
         return [self._moved(each) for each in self.program.traced]
