@@ -190,7 +190,7 @@ def _try_apply(slim: fxprune.SlimModule, example: Example) -> dict[str, Any] | N
         error = largest_error(outputs(slim.eval(), example), outputs(applied.eval(), example))
     except Exception as problem:
         return {"agrees": False, "failure": describe(problem)}
-    return {"agrees": error <= TOLERANCE and type(applied) is type(example.model), "error": error}
+    return {"agrees": error <= TOLERANCE and isinstance(applied, type(example.model)), "error": error}
 
 
 def _rounding(slim: nn.Module, example: Example) -> float:

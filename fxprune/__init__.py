@@ -1,7 +1,7 @@
 """fxprune: a structured-pruning compiler over torch.fx. A trained model and a budget in, a smaller dense model out."""
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.apply import apply
+from fxprune.apply import apply, rewritten
 from fxprune.bench import bench
 from fxprune.compile import compile
 from fxprune.errors import (
@@ -59,5 +59,6 @@ __all__ = [
     "compile",
     "lower",
     "profile",
+    "rewritten",
     "rule",
 ]

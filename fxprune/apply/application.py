@@ -9,7 +9,8 @@ numbers. Which attributes hold them is found by provenance, without a list of na
 3. match calls with the graph's operations by module, line and numbers: each tagged number now has to be what the graph
    has (`demands`); solve for the attributes (`solve`);
 4. patch a copy, run it, and compare with the graph form; where it fails, try alternatives (`search`);
-5. agree, or raise `CannotApply` with module, attribute and line (`explain`).
+5. where no attribute can say a size, rewrite the call (`last_resort`, `follow`, `followed`);
+6. agree, or raise `CannotApply` with module, attribute and line (`explain`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from fxprune.analysis import Analysis, analyze_program
 from fxprune.apply.attention import adapt_attention
+from fxprune.apply.attributes import slim_attributes
+from fxprune.apply.batches import with_another_batch
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
+from fxprune.apply.draft import Draft
 from fxprune.apply.explain import cannot_apply
-from fxprune.apply.observe import observe
+from fxprune.apply.last_resort import last_resort
+from fxprune.apply.matching import match_calls
+from fxprune.apply.observe import Observation, observe
 from fxprune.apply.places import Place, place_of_node
-from fxprune.apply.search import Search, install
+from fxprune.apply.search import Patches, Search, install
 from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
@@ -58,10 +64,14 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
         example_inputs: what to check the copy on; None for those that the slim module was compiled with, or for
             those that can be inferred from the model.
 
+    Where the class derives a size in a way that no attribute can say (`B, N, C = x.shape`, then `reshape(B, N, C)`), the
+    module that does gets a subclass of its class, of the same name, in whose text that one argument is an attribute:
+    `reshape(B, N, self.slim_reshape_89)`. `fxprune.rewritten(copy)` shows every such edit as a diff.
+
     Returns:
-        The copy: same class, training flags, hooks, `requires_grad`, tied weights and state dict keys. On the example
-        inputs it computes what the graph form computes. Of Transformers models the configuration is updated where it
-        can describe the slim model; a warning says where it cannot.
+        The copy: same class (or such a subclass), training flags, hooks, `requires_grad`, tied weights and state dict
+        keys. On the example inputs it computes what the graph form computes. Of Transformers models the configuration
+        is updated where it can describe the slim model; a warning says where it cannot.
 
     Raises:
         CheckpointError: the plan is of another model.
@@ -93,15 +103,15 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
 def check_signature(plan: Plan, model: nn.Module) -> None:
     """Compare the parameters and buffers that a plan was made for with those of a model.
 
+    A buffer that the plan does not cut may have another shape: some models make it anew when they run.
+
     Raises:
         CheckpointError: one is missing, extra, or of another shape.
     """
-    found = {
-        n: tuple(t.shape)
-        for n, t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    }
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    found = {n: tuple(t.shape) for n, t in (*model.named_parameters(remove_duplicate=False), *buffers.items())}
     for name, (shape, _) in plan.signature.items():
-        if found.get(name) != tuple(shape):
+        if found.get(name) != tuple(shape) and not (name in buffers and name not in plan.slices):
             have = found.get(name, "nothing of that name")
             msg = (
                 f"the plan is of another model: {name} has shape {tuple(shape)} there, "
@@ -150,8 +160,13 @@ class _Application:
         if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
             raise CheckpointError(_other_groups(next(iter(plan.kept))))
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
-        self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut)
+        self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
+        self.constants = [
+            (tensor, emitted.constants[name])
+            for name, tensor in self.program.constants.items()
+            if name in emitted.constants
+        ]
         self.slim = source if isinstance(source, SlimModule) else assemble(self.program, emitted, plan, None)
 
     def run(self) -> Any:
@@ -160,20 +175,26 @@ class _Application:
         adapted = adapt_attention(self.model, base, slices_of(self.program, self.analysis.propagation, self.cut))
         inputs: Inputs = tree_unflatten(list(self.program.traced), self.program.in_spec)
         seen = observe(self.model, inputs)
-        demands = [each for each in find_demands(seen.calls, self.sizes) if each.place.path not in adapted]
+        matching = match_calls(seen.calls, self.sizes)
+        demands = [each for each in find_demands(seen.calls, matching) if each.place.path not in adapted]
         originals = find_slots(self.model)
         patches = solve(demands, originals, self.sizes)
         inputs = tree_map(self._moved, inputs)
-        expected = self._expected()
+        expected = self._expected(self._flat())
         rescaled = [place for place in self.rescaled if place.path not in adapted]
-        search = Search(self.model, base, inputs, expected, seen, self.sizes, demands, rescaled)
+        search = Search(self.model, base, inputs, expected, seen, matching, demands, rescaled)
         found, trial = search.run(patches)
+        drafts: Mapping[str, Draft] = {}
         if not trial.agrees:
-            raise cannot_apply(search, found, trial)
+            found, drafts = last_resort(search, patches, found, trial)
         install(self.model, base, found)
-        error = error_of(expected, run_plainly(base, inputs))
-        if not error <= 1.0:
-            raise cannot_apply(search, found, Trial(trial.observation, error))
+        for path, draft in drafts.items():
+            draft.install(base.get_submodule(path))
+        self._check(base, expected, inputs, search, found)
+        another = with_another_batch(self.program, self._flat()) if drafts else None
+        if another is not None:
+            larger: Inputs = tree_unflatten(another, self.program.in_spec)
+            self._check(base, self._expected(another), larger, search, found)
         note = update_config(self.model, base)
         if note is not None:
             warnings.warn(note, stacklevel=3)
@@ -186,6 +207,7 @@ class _Application:
         for name, tensor in self.program.tensors.items():
             if id(tensor) not in memo:
                 memo[id(tensor)] = self._own(tensor, tensors[self.program.canonical(name)])
+        memo.update((key, tensor) for key, tensor in slim_attributes(self.model, self.constants, self._moved).items())
         return copy.deepcopy(self.model, memo)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -199,14 +221,22 @@ class _Application:
         made = slim.detach().clone()
         return nn.Parameter(made, original.requires_grad) if isinstance(original, nn.Parameter) else made
 
-    def _expected(self) -> list[Any]:
+    def _check(self, base: nn.Module, expected: list[Any], inputs: Inputs, search: Search, found: Patches) -> None:
+        """Compare the finished copy with the graph form."""
+        error = error_of(expected, run_plainly(base, inputs))
+        if not error <= 1.0:
+            raise cannot_apply(search, found, Trial(Observation(), error))
+
+    def _flat(self) -> list[Any]:
+        return [self._moved(each) for each in self.program.traced]
+
+    def _expected(self, flat: list[Any]) -> list[Any]:
         """What the graph form computes."""
         flags = {child: child.training for child in self.slim.modules()}
         self.slim.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
-                flat = [self._moved(each) for each in self.program.traced]
                 return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
         finally:
             for child, flag in flags.items():

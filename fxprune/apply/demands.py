@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fxprune.apply.matching import Matching
 from fxprune.apply.observe import Call
 from fxprune.apply.places import Place
-from fxprune.apply.sizes import New, Sized, Sizes
 from fxprune.apply.tagged import Expression, Tagged
 
 
@@ -32,40 +32,14 @@ class Demand:
     place: Place
 
 
-def find_demands(calls: Iterable[Call], sizes: Sizes) -> list[Demand]:
+def find_demands(calls: Iterable[Call], matching: Matching) -> list[Demand]:
     """Demands of all calls of a run of the original."""
     return [
         Demand(number.expression, value, call.place)
         for call in calls
-        for number, value in zip(call.numbers, expected_numbers(call, sizes), strict=True)
+        for number, value in zip(call.numbers, matching.expected(call), strict=True)
         if isinstance(number, Tagged) and value is not None
     ]
-
-
-def expected_numbers(call: Call, sizes: Sizes) -> list[New]:
-    """What each number of a call of the original has to become; None where the graph does not say."""
-    operations = sizes.operations.get(call.place, [])
-    same = [each for each in operations if _alike(call.numbers, each.old)]
-    if same:
-        matched = same[min(call.occurrence, len(same) - 1)]
-        return [new for _, new in matched.numbers][: len(call.numbers)]
-    return [_only_reading(int(number), operations) for number in call.numbers]
-
-
-def _alike(numbers: Sequence[int], old: Sequence[int]) -> bool:
-    """Whether a call and an operation have the same numbers; a negative one stands for any (-1 is inferred).
-
-    The operation may have more, at the end: defaults that the call left out.
-    """
-    if not 0 < len(numbers) <= len(old):
-        return False
-    return all(int(a) == b or int(a) < 0 or b < 0 for a, b in zip(numbers, old, strict=False))
-
-
-def _only_reading(number: int, operations: Sequence[Sized]) -> int | None:
-    """What the number becomes in the operations of its line, if they agree."""
-    found = {new for each in operations for old, new in each.numbers if old == number}
-    return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +59,7 @@ class Deviation:
     found: int
 
 
-def find_deviations(original: Sequence[Call], trial: Sequence[Call], sizes: Sizes) -> Iterator[Deviation]:
+def find_deviations(original: Sequence[Call], trial: Sequence[Call], matching: Matching) -> Iterator[Deviation]:
     """Calls of the slimmed class, in order, whose numbers are not those of the graph."""
     calls = defaultdict[Place, list[Call]](list)
     for call in original:
@@ -97,7 +71,7 @@ def find_deviations(original: Sequence[Call], trial: Sequence[Call], sizes: Size
         known = calls[call.place]
         if position >= len(known) or len(known[position].numbers) != len(call.numbers):
             continue
-        wanted = expected_numbers(known[position], sizes)
+        wanted = matching.expected(known[position])
         for was, value, number in zip(known[position].numbers, wanted, call.numbers, strict=True):
             if value is not None and value > 0 and int(number) > 0 and value != int(number):
                 yield Deviation(call.place, int(was), value, int(number))

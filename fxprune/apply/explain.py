@@ -20,7 +20,7 @@ _LONGEST = 12
 """Lines about scales; the layers of a model mostly say the same."""
 
 
-def cannot_apply(search: Search, patches: Patches, trial: Trial) -> CannotApply:
+def cannot_apply(search: Search, patches: Patches, trial: Trial, reason: str | None = None) -> CannotApply:
     """The error to raise after a search that ended without agreement."""
     seen = trial.observation
     deviation = search.deviation(trial)
@@ -38,6 +38,8 @@ def cannot_apply(search: Search, patches: Patches, trial: Trial) -> CannotApply:
         lines += _scales(search, patches)
     if deviation is not None or seen.error is not None:
         lines.append(_attributes(search, trial, seen.place.path if deviation is None else deviation.place.path))
+    if reason is not None:
+        lines.append(f"  not rewritten: {reason}")
     return CannotApply("\n".join([*lines, _ADVICE]))
 
 
@@ -50,7 +52,7 @@ def _uneven(search: Search, path: str) -> list[str]:
     """Splits into parts of equal size, in the module or around it, whose parts are not equal any more."""
     return [
         line
-        for place, operations in search.sizes.operations.items()
+        for place, operations in search.matching.sizes.operations.items()
         if path.startswith(place.path) and any(new is None for each in operations for _, new in each.numbers)
         for line in (*_where(search.model, place), "  what: splits into equal parts what the cut left unequal")
     ][:3]

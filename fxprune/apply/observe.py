@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from fxprune.apply.places import Place, current_place, place_of_error
+from fxprune.apply.arguments import ArgumentPath, Number, numbers_of
+from fxprune.apply.places import Place, current_frame, lines_of_frame, place_of_error
 from fxprune.apply.slots import always, find_slots, replace
 from fxprune.apply.tagged import Recorder, Tagged
 from fxprune.capture import structural_copy, without_cache
 from fxprune.inputs import Inputs
+
+Instruction: TypeAlias = tuple[CodeType, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,22 @@ class Call:
     Attributes:
         place: the user's line.
         numbers: the whole numbers in order, tagged where they come from a slot.
-        occurrence: how many calls with the same numbers the same place made before.
+        lines: the place, then the lines around it out to the module's forward.
+        number: how many calls came before.
+        name: of the torch function.
+        instruction: the code that calls it, and where in that code.
+        arguments: whole and real numbers by their path.
+        query_width: of an attention kernel, the width that it takes a scale from.
     """
 
     place: Place
     numbers: tuple[int, ...]
-    occurrence: int
+    lines: tuple[Place, ...]
+    number: int
+    name: str = ""
+    instruction: Instruction | None = None
+    arguments: Mapping[ArgumentPath, Number] = field(default_factory=dict)
+    query_width: int | None = None
 
 
 @dataclass(slots=True)
@@ -62,18 +76,24 @@ def observe(model: nn.Module, inputs: Inputs) -> Observation:
     """
     found = Observation()
     shell = structural_copy(model).eval()
+    listen(shell, inputs, Listener(found))
+    return found
+
+
+def listen(shell: nn.Module, inputs: Inputs, listener: Listener) -> None:
+    """Run a copy that is there to be run, its numbers tagged, with a listener."""
+    found = listener.found
     without_cache(shell)
     _tag(shell, found.recorder)
     stack = _follow_modules(shell, found)
     args, kwargs = inputs
     try:
-        with torch.no_grad(), torch.random.fork_rng(), _Listener(found):
+        with torch.no_grad(), torch.random.fork_rng(), listener:
             torch.manual_seed(0)
             found.outputs = tree_leaves(shell(*args, **kwargs))
     except Exception as error:
         found.error = error
         found.place = place_of_error(stack[-1] if stack else "", error.__traceback__)
-    return found
 
 
 def _tag(shell: nn.Module, recorder: Recorder) -> None:
@@ -102,34 +122,44 @@ def _follow_modules(shell: nn.Module, found: Observation) -> list[str]:
     return stack
 
 
-class _Listener(TorchFunctionMode):
+class Listener(TorchFunctionMode):
     """Notes calls of torch functions."""
 
     def __init__(self, found: Observation) -> None:
+        """Note them in `found`."""
         super().__init__()
         self.found = found
-        self.seen: Counter[tuple[Place, tuple[int, ...]]] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Note the call, then do what it asks for."""
         kwargs = kwargs or {}
-        numbers = tuple(_numbers((args, kwargs)))
-        if numbers:
-            place = current_place(self.found.recorder.path)
-            key = (place, tuple(int(each) for each in numbers))
-            self.found.calls.append(Call(place, numbers, self.seen[key]))
-            self.seen[key] += 1
+        arguments = dict(numbers_of((args, kwargs)))
+        if arguments or func is scaled_dot_product_attention:
+            frame = current_frame()
+            query = args[0] if args else kwargs.get("query")
+            width = int(query.shape[-1]) if func is scaled_dot_product_attention else None
+            call = self._note(func, frame, arguments, width)
+            func, args, kwargs = self.adjust(call, frame, func, args, kwargs)
         return func(*args, **kwargs)
 
+    def adjust(self, _call: Call, _frame: FrameType | None, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """What to call instead; here, the same."""
+        return func, args, kwargs
 
-def _numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
-        if not isinstance(value, bool):
-            yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _numbers(each)
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _numbers(each)
-    elif isinstance(value, slice):
-        yield from _numbers((value.start, value.stop, value.step))
+    def _note(
+        self, func: Any, frame: FrameType | None, arguments: dict[ArgumentPath, Number], width: int | None
+    ) -> Call:
+        numbers = tuple(each for each in arguments.values() if isinstance(each, int))
+        lines = lines_of_frame(self.found.recorder.path, frame)
+        call = Call(
+            lines[0],
+            numbers,
+            lines,
+            len(self.found.calls),
+            str(getattr(func, "__name__", func)),
+            None if frame is None else (frame.f_code, frame.f_lasti),
+            arguments,
+            width,
+        )
+        self.found.calls.append(call)
+        return call

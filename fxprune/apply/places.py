@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import torch
 from torch.fx import Node
@@ -15,6 +15,8 @@ from torch.fx import Node
 from fxprune.passes.raising import module_path
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+MODULES = torch.nn.modules.module.__file__
+"""The file whose functions call a module's forward."""
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _FRAME = re.compile(r'File "(?P<file>.*?)", line (?P<line>\d+)')
 
@@ -43,21 +45,39 @@ class Place:
 
 def current_place(path: str) -> Place:
     """The line that the caller's caller runs on behalf of."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if _is_users(file):
-            return Place(path, file, frame.f_lineno)
-        if frame.f_back is None:
-            break
+    return place_of_frame(path, current_frame())
+
+
+def current_frame() -> FrameType | None:
+    """The innermost frame of the user's code; to be looked at while it is alive."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
-    return Place(path)
+    return frame
+
+
+def lines_of_frame(path: str, frame: FrameType | None) -> tuple[Place, ...]:
+    """The lines of the user's code from a frame out to the forward of the module that runs.
+
+    A graph may know an operation by the line of the forward alone.
+    """
+    found: list[Place] = []
+    while frame is not None and frame.f_code.co_filename != MODULES:
+        if is_users(frame.f_code.co_filename):
+            found.append(place_of_frame(path, frame))
+        frame = frame.f_back
+    return tuple(found) or (Place(path),)
+
+
+def place_of_frame(path: str, frame: FrameType | None) -> Place:
+    """The line that a frame is at."""
+    return Place(path) if frame is None else Place(path, frame.f_code.co_filename, frame.f_lineno)
 
 
 def place_of_node(node: Node) -> Place:
     """The line that a node was captured from."""
     path = module_path(node) or ""
-    frames = [match for match in _FRAME.finditer(node.meta.get("stack_trace") or "") if _is_users(match["file"])]
+    frames = [match for match in _FRAME.finditer(node.meta.get("stack_trace") or "") if is_users(match["file"])]
     return Place(path, frames[-1]["file"], int(frames[-1]["line"])) if frames else Place(path)
 
 
@@ -65,14 +85,14 @@ def place_of_error(path: str, traceback: TracebackType | None) -> Place:
     """The innermost line of the user's that an exception passed."""
     place = Place(path)
     while traceback is not None:
-        if _is_users(traceback.tb_frame.f_code.co_filename):
+        if is_users(traceback.tb_frame.f_code.co_filename):
             place = Place(path, traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
         traceback = traceback.tb_next
     return place
 
 
 @lru_cache(maxsize=4096)
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     """Whether a file is neither torch's nor fxprune's (its demonstration models are as a user's)."""
     if file.startswith(os.path.join(_OWN, "demo")):
         return True

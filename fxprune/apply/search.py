@@ -18,9 +18,9 @@ from torch import nn
 
 from fxprune.apply.demands import Demand, Deviation, find_deviations
 from fxprune.apply.layers import follow_tensors
+from fxprune.apply.matching import Matching
 from fxprune.apply.observe import Observation
 from fxprune.apply.places import Place
-from fxprune.apply.sizes import Sizes
 from fxprune.apply.slots import Slot, find_slots, write
 from fxprune.apply.solve import alternatives
 from fxprune.apply.tagged import Tagged, slots_of
@@ -46,7 +46,7 @@ class Search:
         inputs: example inputs.
         expected: what the graph form makes of them.
         seen: what a run of the original showed.
-        sizes: what the graph knows.
+        matching: the calls of that run with what the graph knows.
         demands: what it asks for.
         rescaled: lines whose attention kernel derives its scale from a width that was cut.
         learned: (class, steps, old value, new value) of proposals that helped.
@@ -58,7 +58,7 @@ class Search:
     inputs: Inputs
     expected: Sequence[Any]
     seen: Observation
-    sizes: Sizes
+    matching: Matching
     demands: Sequence[Demand]
     rescaled: Sequence[Place]
     learned: list[tuple[type, tuple[Any, ...], int, int]] = field(default_factory=list)
@@ -102,11 +102,11 @@ class Search:
 
     def deviation(self, trial: Trial) -> Deviation | None:
         """The first call that did not get the number that the graph has."""
-        return next(find_deviations(self.seen.calls, trial.observation.calls, self.sizes), None)
+        return next(find_deviations(self.seen.calls, trial.observation.calls, self.matching), None)
 
     def proposals(self, patches: Patches, trial: Trial) -> Iterator[Patches]:
         """What to try next, the most plausible first."""
-        yield from self._comparisons(trial)
+        yield from self.comparisons(trial.observation)
         if trial.observation.outputs is not None:
             yield from self._switches()
         for path in self._suspects(trial):
@@ -122,8 +122,9 @@ class Search:
         failed = [trial.observation.place.path] if trial.observation.error is not None else []
         return list(dict.fromkeys([*failed, *([deviation.place.path] if deviation is not None else [])]))
 
-    def _comparisons(self, trial: Trial) -> Iterator[Patches]:
-        for path, compared in trial.observation.recorder.comparisons.items():
+    def comparisons(self, seen: Observation) -> Iterator[Patches]:
+        """What would make comparisons hold that held in the original."""
+        for path, compared in seen.recorder.comparisons.items():
             before = self.seen.recorder.comparisons.get(path, [])
             for old, new in zip(before, compared, strict=False):
                 if old.equal and not new.equal and isinstance(new.expression, Slot):
@@ -138,7 +139,7 @@ class Search:
 
     def _options(self, path: str, patches: Patches, trial: Trial) -> Iterator[tuple[Slot, int]]:
         """Values for the slots of one module, learned ones first, then slots that were read, then the others."""
-        candidates = self.sizes.candidates.get(path, {})
+        candidates = self.matching.sizes.candidates.get(path, {})
         originals = find_slots(self.base)
         conflicting = alternatives(self.demands)
         slots = [slot for slot in self._slots(path, trial) if slot in originals]

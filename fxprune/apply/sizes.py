@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+from torch.utils._pytree import tree_leaves
 
 from fxprune.apply.places import Place, place_of_node
 from fxprune.axes import leaves
@@ -29,11 +31,15 @@ class Sized:
         node: in the original graph.
         place: where it was called.
         numbers: (old, new) in the order of its arguments; new is None where no one number says it any more.
+        parts: of an operation that splits, the sizes of the parts now.
+        dynamic: positions among the numbers that depend on the batch or the sequence.
     """
 
     node: Node
     place: Place
     numbers: tuple[tuple[Old, New], ...]
+    parts: tuple[int, ...] | None = None
+    dynamic: frozenset[int] = frozenset()
 
     @property
     def old(self) -> tuple[int, ...]:
@@ -54,8 +60,15 @@ class Sizes:
     candidates: Mapping[str, Mapping[int, list[int]]]
 
 
-def find_sizes(graph: Graph, propagation: Propagation, cut: Cut) -> Sizes:
-    """Read sizes off a slim graph as it was emitted (before modules are raised), and the axes of the original."""
+def find_sizes(graph: Graph, propagation: Propagation, cut: Cut, aliases: Mapping[str, str]) -> Sizes:
+    """Read sizes off a slim graph as it was emitted (before modules are raised), and the axes of the original.
+
+    Args:
+        graph: of the slim model.
+        propagation: axes.
+        cut: what is kept.
+        aliases: path of each module that has several -> the one that comes first, under which calls are observed.
+    """
     operations: dict[Place, list[Sized]] = defaultdict(list)
     candidates: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for copy in graph.nodes:
@@ -63,7 +76,8 @@ def find_sizes(graph: Graph, propagation: Propagation, cut: Cut) -> Sizes:
         if copy.op != "call_function" or origin is None:
             continue
         place = place_of_node(origin)
-        sized = Sized(origin, place, tuple(_pairs(origin, copy)))
+        place = replace(place, path=aliases.get(place.path, place.path))
+        sized = Sized(origin, place, tuple(_pairs(origin, copy)), _parts(origin, copy), _dynamic(copy))
         if sized.numbers:
             operations[place].append(sized)
         for old, new in (*sized.numbers, *_axis_sizes(origin, propagation, cut)):
@@ -95,10 +109,36 @@ def _split_pairs(origin: Node, copy: Node) -> Iterator[tuple[Old, New]]:
     sizes: Any = copy.args[1]
     if isinstance(given, int):
         equal = len(set(sizes)) == 1
-        counts = "chunk" in str(origin.target)
+        counts = "chunk" in str(origin.target) or "sections" in str(origin.target)
         yield given, (given if counts else sizes[0]) if equal else None
+    elif "indices" in str(origin.target):
+        yield from zip(_numbers(given), accumulate(_numbers(sizes)), strict=False)
     else:
-        yield from zip(_numbers(given), sizes, strict=True)
+        yield from zip(_numbers(given), _numbers(sizes), strict=True)
+    dim: Any = origin.args[2] if len(origin.args) > 2 else origin.kwargs.get("dim", 0)
+    yield dim, dim
+
+
+def _parts(origin: Node, copy: Node) -> tuple[int, ...] | None:
+    """The sizes that a split became one with; None for any other operation."""
+    if "split" not in str(copy.target) or copy.target is origin.target:
+        return None
+    return tuple(_numbers(copy.args[1]))
+
+
+def _dynamic(copy: Node) -> frozenset[int]:
+    """Which of an operation's numbers are no constants of the graph."""
+    if _parts(copy.meta["origin"], copy) is not None:
+        return frozenset()
+    found = [each for each in tree_leaves((copy.args, dict(copy.kwargs))) if _is_number(each)]
+    return frozenset(at for at, each in enumerate(found) if isinstance(each, Node))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an argument is a whole number, or a node that stands for one."""
+    if isinstance(value, Node):
+        return _value_of(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _numbers(value: Any) -> Iterator[int]:

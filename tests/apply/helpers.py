@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +43,17 @@ def same(made: nn.Module, slim: nn.Module, inputs: Any) -> None:
         ]
     for a, b in zip(*pair, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def equal_plan(
+    model: nn.Module, inputs: Any, widths: Sequence[int], groups: Sequence[Any] | None = None
+) -> fxprune.Plan:
+    """A plan that keeps the first indices of some groups, or of all."""
+    kept: dict[str, Any] = {}
+    for group, width in zip(groups or fxprune.analyze(model, inputs).groups, widths, strict=True):
+        first = list(range(width))
+        kept[group.name] = first if group.outer is None else [first] * group.outer.size
+    return fxprune.Plan(kept=kept, slices={}, widths={})
 
 
 def _tuple(inputs: Any) -> tuple[Any, ...]:

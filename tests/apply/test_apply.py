@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune import CannotApply, CheckpointError
-from fxprune.apply import apply
+from fxprune.apply import apply, rewritten
 from tests.apply import toys
 from tests.apply.helpers import check, same
 
@@ -40,15 +40,11 @@ def test_a_head_cut_is_found_by_attribute_without_knowing_its_name() -> None:
     assert made[1].qkv.out_features == 48
 
 
-def test_a_hard_coded_size_is_named_with_its_line() -> None:
+def test_a_hard_coded_size_is_rewritten() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 24), toys.Hardcoded(24, 6), nn.Linear(24, 3)).eval()
-    slim = fxprune.compile(model, "60%", example_inputs=TOKENS, align=1)
-    with pytest.raises(CannotApply, match="Hardcoded") as error:
-        apply(slim, model)
-    assert "t.view(-1, 5, 6, 4)" in str(error.value)
-    assert "toys.py" in str(error.value)
-    assert "module: 1 (Hardcoded)" in str(error.value)
+    model = nn.Sequential(nn.Linear(24, 24), toys.Hardcoded(24, 6), nn.Linear(24, 3))
+    made, _ = check(model, TOKENS, align=1)
+    assert "t.view(-1, 5, self.slim_view_" in rewritten(made)["1"]
 
 
 def test_comparisons_show_which_attribute_has_to_follow() -> None:
@@ -77,24 +73,25 @@ def test_a_flag_that_avoids_the_kernels_own_scale_is_cleared() -> None:
     assert made[1].each == 4
 
 
-def test_a_kernel_that_takes_its_own_scale_cannot_follow() -> None:
+def test_a_kernel_that_takes_its_own_scale_is_given_the_originals() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 24), toys.Rescaled(24, 3, flag=False), nn.Linear(24, 3)).eval()
     for name, parameter in model.named_parameters():
         parameter.data.mul_(4.0 if "weight" in name else 1.0)
     dims = [group for group in fxprune.analyze(model, TOKENS).groups if "dimensions" in group.kind]
-    with pytest.raises(CannotApply, match="scale: the attention kernel takes it"):
-        apply(_equal_plan(model, {group.name: 4 for group in dims}), model, example_inputs=TOKENS)
+    made: Any = apply(_equal_plan(model, {group.name: 4 for group in dims}), model, example_inputs=TOKENS)
+    assert "F.scaled_dot_product_attention(q, k, v, scale=self.slim_scale_" in rewritten(made)["1"]
 
 
-def test_a_scale_computed_from_the_patched_attribute_cannot_follow() -> None:
+def test_a_scale_computed_from_the_patched_attribute_stays_what_it_was() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 24), toys.RecomputedScale(24, 3), nn.Linear(24, 3)).eval()
     for name, parameter in model.named_parameters():
         parameter.data.mul_(4.0 if "weight" in name else 1.0)
     dims = [group for group in fxprune.analyze(model, TOKENS).groups if group.size == 8]
-    with pytest.raises(CannotApply, match=r"math\.sqrt\(self\.each\)[\s\S]*computed from 1\.each"):
-        apply(_equal_plan(model, {group.name: 4 for group in dims}), model, example_inputs=TOKENS)
+    made: Any = apply(_equal_plan(model, {group.name: 4 for group in dims}), model, example_inputs=TOKENS)
+    assert "q @ k.transpose(-2, -1) / self.slim_scale_" in rewritten(made)["1"]
+    assert made[1].each == 4
 
 
 def test_tuples_dictionaries_and_a_number_that_means_two_things() -> None:
@@ -181,6 +178,18 @@ def test_another_model_is_refused() -> None:
         apply(slim, nn.Sequential(*build(64), nn.Linear(4, 4)))
     with pytest.raises(fxprune.InputError, match="SlimModule or a Plan"):
         apply(build(64), build(64))  # type: ignore[arg-type]
+
+
+def test_a_buffer_that_the_model_made_anew_does_not_make_it_another_model() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), torch.randn(2, 8)
+    model.register_buffer("positions", torch.zeros(1), persistent=False)
+    slim = fxprune.compile(model, "50%", example_inputs=inputs)
+    model.positions = torch.zeros(7)
+    same(apply(slim, model), slim, inputs)
+    model.register_buffer("more", torch.zeros(7), persistent=False)
+    with pytest.raises(CheckpointError, match="more"):
+        apply(slim, model)
 
 
 def test_grouped_and_transposed_convolutions() -> None:

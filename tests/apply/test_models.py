@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune import CannotApply
-from fxprune.apply import apply
+from fxprune.apply import apply, rewritten
 from tests.apply.helpers import check, same
 
 TORCHVISION = {"resnet18": {}, "mobilenet_v3_small": {}, "vit_b_16": {"image_size": 64}}
@@ -84,13 +83,19 @@ def test_timm(name: str) -> None:
     check(timm.create_model(name, pretrained=False, **options), torch.randn(2, 3, size, size))
 
 
-def test_channels_split_into_unequal_halves_are_refused() -> None:
+def test_channels_split_into_unequal_halves() -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    model = models.shufflenet_v2_x1_0(weights=None).eval()
-    slim = fxprune.compile(model, "60%", example_inputs=torch.randn(2, 3, 64, 64))
-    with pytest.raises(CannotApply, match=r"x\.chunk\(2, dim=1\)"):
-        apply(slim, model)
+    made, _ = check(models.shufflenet_v2_x1_0(weights=None), torch.randn(2, 3, 64, 64))
+    assert any("x1, x2 = x.split(self.slim_chunk_" in difference for difference in rewritten(made).values())
+
+
+@pytest.mark.slow
+def test_functions_of_the_library_are_followed() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    made, _ = check(models.swin_t(weights=None), torch.randn(2, 3, 64, 64))
+    assert any("self.slim_shifted_window_attention(" in difference for difference in rewritten(made).values())
 
 
 @pytest.mark.parametrize("name", _marked(TRANSFORMERS, SLOW_TRANSFORMERS))
@@ -101,14 +106,15 @@ def test_transformers(name: str) -> None:
         check(model, inputs, "70%", align=1, floor=floor, search="uniform")
 
 
-def test_value_dimensions_of_their_own_are_refused_where_one_attribute_says_both() -> None:
+def test_value_dimensions_of_their_own_where_one_attribute_says_both() -> None:
     model, inputs = _transformer("bert")
     groups = fxprune.analyze(model, inputs).groups
     values = next(group for group in groups if group.kind == "value dimensions")
     floor = {group.name: group.size for group in groups if group is not values}
-    slim = fxprune.compile(model, {"params": "99%"}, example_inputs=inputs, align=1, floor=floor)
-    with pytest.raises(CannotApply, match="attention_head_size"):
-        apply(slim, model)
+    with _notes():
+        made, _ = check(model, inputs, {"params": "99%"}, align=1, floor=floor)
+    (difference,) = rewritten(made).values()
+    assert "self.attention_head_size" not in "".join(x for x in difference.splitlines() if x.startswith("+"))
 
 
 def test_a_configuration_follows_and_generation_with_a_cache_works() -> None:
