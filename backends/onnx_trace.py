@@ -6,7 +6,8 @@ several times over for types and shapes. Attention goes wrong on the way, whatev
 - Its result lies in memory as the kernel pleases that a pass takes it for: a `reshape` behind it that needs no copy in
   one pass is recorded as a `view` that does not exist in the next. A copy that fixes the order follows it here; in ONNX,
   where nothing has strides, that is nothing.
-- Its decomposition takes four dimensions. Further ones (windows, say) are folded into the batch here:
+- Its decomposition takes four dimensions. Further ones (windows, say) are folded into the batch here, and where there
+  are three, a batch of one stands before them:
 
       attention(q[..., h, l, d], k, v) = unfold(attention(fold(q), fold(k), fold(v)))      fold: (...) h l d -> (b) h l d
 """
@@ -50,6 +51,10 @@ class PlainAttention(TorchFunctionMode):
 def _attend(
     func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
+    shape = query.shape
+    if query.dim() < 4:
+        query, key, value = (each[(None,) * (4 - each.dim())] for each in (query, key, value))
+        return _attend(func, query, key, value, attn_mask, *args, **kwargs).reshape(*shape[:-1], value.shape[-1])
     batch = query.shape[:-3]
     if query.dim() > 4:
         if attn_mask is not None and attn_mask.dim() > 2:

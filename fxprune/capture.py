@@ -260,7 +260,9 @@ def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | Non
     """Export; if `baked`, real values are computed beside the symbolic ones, and decide what Python asks of them."""
     args, kwargs = inputs
     values = functorch_config.patch(fake_tensor_propagate_real_tensors=baked)
-    with _quiet(), _no_fast_path(), values, torch.enable_grad():
+    # torch 2.11 records wrong shapes for the last states of a recurrent layer that oneDNN runs.
+    plain = torch.backends.mkldnn.flags(enabled=False)
+    with _quiet(), _no_fast_path(), plain, values, torch.enable_grad():
         dynamic = None if shapes is None else shapes.dynamic_shapes(shell, args, kwargs)
         return torch.export.export(shell, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 from fxprune.axes import Axes, Axis, Product, Variable, leaves
 from fxprune.program import Program
@@ -114,7 +115,10 @@ def find_nesting(propagation: Propagation, variables: set[Variable]) -> dict[Var
             candidates[variable] &= companions
     candidates = {variable: found for variable, found in candidates.items() if found}
     for node, mixed in propagation.mixed.items() if candidates else ():
-        _forbid_mixing(candidates, mixed, _touched(propagation, node))
+        touched = _touched(propagation, node)
+        _forbid_mixing(candidates, mixed, touched)
+        for variable in touched & candidates.keys():
+            candidates[variable] -= _doubled(propagation.values.get(node))
     ordered = {variable: [each for each in order if each in found] for variable, found in candidates.items() if found}
     chosen = {variable: _closest(found, variables) for variable, found in ordered.items() if found}
     return _without_chains(chosen)
@@ -199,6 +203,19 @@ def _forbid_mixing(candidates: dict[Variable, set[Variable]], mixed: Axes, touch
     for variable in touched & candidates.keys():
         if variable not in along:
             candidates[variable] -= along
+
+
+def _doubled(value: Any) -> set[Variable]:
+    """Variables that stand on two axes of a result: which of the two indices a choice goes by, no one can say.
+
+    In b[i, v] a[v, j] with i and j alike, b's choice of v would go by i, a's by j.
+    """
+    return {
+        variable
+        for axes in ((value,) if isinstance(value, TensorAxes) else value or ())
+        for variable, count in Counter(each for axis in axes or () for each in variables_of(axis)).items()
+        if count > 1
+    }
 
 
 def _closest(found: Sequence[Variable], variables: set[Variable]) -> Variable:

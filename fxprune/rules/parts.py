@@ -30,6 +30,32 @@ def cat(trace: Trace, tensors: Sequence[Axes], dim: int = 0) -> Axes:
     return tuple(result)
 
 
+@rule(aten.hstack.default, aten.column_stack.default)
+def hstack(trace: Trace, tensors: Sequence[Axes]) -> Axes:
+    """Concatenation along the second dimension."""
+    return _cat_matrices(trace, tensors, 1)
+
+
+@rule(aten.vstack.default)
+def vstack(trace: Trace, tensors: Sequence[Axes]) -> Axes:
+    """Concatenation along the first dimension."""
+    return _cat_matrices(trace, tensors, 0)
+
+
+@rule(aten.dstack.default)
+def dstack(trace: Trace, tensors: Sequence[Axes]) -> Axes:
+    """Concatenation along the third dimension."""
+    return _cat_matrices(trace, tensors, 2)
+
+
+def _cat_matrices(trace: Trace, tensors: Sequence[Axes], dim: int) -> Axes:
+    if all(len(axes) == len(trace.shape) > max(dim, 1) for axes in tensors):
+        return cat(trace, tensors, dim)
+    for axes in tensors:  # vectors and scalars, which become matrices first
+        trace.pin_all(axes, "vectors stacked")
+    return trace.fixed_axes(trace.shape, "vectors stacked")
+
+
 @rule(aten.stack.default)
 def stack(trace: Trace, tensors: Sequence[Axes], dim: int = 0) -> Axes:
     """A new axis that counts the operands, pinned; the others hold the same indices."""
@@ -206,8 +232,8 @@ def _resize_pad(resizing: Resizing) -> Arguments:
     for position in range(1, len(pads) // 2 + 1):
         axis, result = source[-position], resizing.result[-position]
         before, after = pads[2 * position - 2], pads[2 * position - 1]
-        if result is axis or not isinstance(result, Concat) or not (isinstance(before, int) and isinstance(after, int)):
-            continue  # what is padded by a symbolic number is pinned
+        if result is axis or not isinstance(result, Concat) or not resizing.changed(result):
+            continue
         if before > 0:
             pads[2 * position - 2] = kept_before(result, before, resizing)
         if after > 0:

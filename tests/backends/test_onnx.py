@@ -201,6 +201,18 @@ class WindowAttention(nn.Module):
         return projected
 
 
+class PlainAttention(nn.Module):
+    """Attention with neither heads nor windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(8, 6), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x)
+        return nn.functional.scaled_dot_product_attention(query, query.tanh(), self.value(x))
+
+
 class GroupedProduct(nn.Module):
     """Rows sorted by expert, each times its expert's matrix; one expert gets none."""
 
@@ -217,7 +229,10 @@ class GroupedProduct(nn.Module):
         return grouped
 
 
-@pytest.mark.parametrize(("module", "shape"), [(WindowAttention(), (2, 3, 5, 8)), (GroupedProduct(), (2, 7, 8))])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [(WindowAttention(), (2, 3, 5, 8)), (PlainAttention(), (2, 5, 8)), (GroupedProduct(), (2, 7, 8))],
+)
 def test_what_the_exporter_lacks_is_written(tmp_path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
     pytest.importorskip("transformers.integrations.moe")  # which defines the grouped product
     artifact = lower(module.eval(), tmp_path / "model.onnx", torch.randn(shape))

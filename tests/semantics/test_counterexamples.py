@@ -46,6 +46,46 @@ class InnerBeforeOuter(nn.Module):
         return pooled
 
 
+class LowRank(nn.Module):
+    """A square product of two factors: no choice of the inner index for each outer one, of which there are two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(6, 6)
+        self.a, self.b = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6, 4))
+        self.down = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined: Tensor = self.down(x + nn.functional.linear(x, self.base.weight + self.b @ self.a, self.base.bias))
+        return joined
+
+
+class PaddedConcatenation(nn.Module):
+    """Padding by reflection along an axis that is known to have parts, of which the padding is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(2, 5, 1), nn.Conv2d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(self.up(x), (1, 1, 0, 0), mode="reflect")
+        joined: Tensor = self.down(padded + torch.cat([padded[..., :3], padded[..., 3:]], -1))
+        return joined
+
+
+class SideBySide(nn.Module):
+    """hstack and its kin, of which some are one operation in some versions of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.down = nn.Linear(4, 5), nn.Linear(4, 3), nn.Linear(8, 2)
+        self.tall = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.a(x), self.b(x)
+        return self.down(torch.hstack([a, b])), self.tall(torch.vstack([torch.column_stack([a, b])] * 2))
+
+
 class ExpandedByBatchAndHeads(nn.Module):
     """A table without batch is expanded to as many rows as batch and heads make: a symbolic size that is cut."""
 
@@ -190,6 +230,9 @@ MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (InterleavedRotary, (3, 5, 6)),
     (InnerBeforeOuter, (3, 4, 5, 5)),
     (ExpandedByBatchAndHeads, (3, 5, 6)),
+    (LowRank, (3, 5, 6)),
+    (PaddedConcatenation, (3, 2, 4, 5)),
+    (SideBySide, (3, 4)),
     (OneChannelPerGroup, (3, 4, 5, 5)),
     (StackedExperts, (3, 8)),
     (HeadsInTheMiddle, (3, 6)),
