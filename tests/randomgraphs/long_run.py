@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = chunks(options.first, options.count, start + options.limit_seconds, options.hang_seconds)
     total = Outcome()
     with options.out.open("a") as out:
-        for outcome in outcomes(work, options.jobs):
+        for outcome in outcomes(work, options.jobs, options.limit_seconds + 2 * options.hang_seconds):
             total.ran += outcome.ran
             total.failures += outcome.failures
             total.seen.add(outcome.seen)
@@ -96,7 +96,7 @@ def chunks(first: int, count: int, deadline: float, hang: int) -> list[Work]:
     return [Work(range(at, min(at + CHUNK, end)), deadline, hang) for at in range(first, end, CHUNK)]
 
 
-def outcomes(work: Sequence[Work], jobs: int) -> Iterator[Outcome]:
+def outcomes(work: Sequence[Work], jobs: int, patience: float) -> Iterator[Outcome]:
     """What becomes of each portion, in the order in which they are done."""
     torch.set_num_threads(1)
     gc.freeze()
@@ -105,8 +105,25 @@ def outcomes(work: Sequence[Work], jobs: int) -> Iterator[Outcome]:
         yield from map(run, work)
         return
     context = multiprocessing.get_context("fork")
+    end = time.monotonic() + patience
     with context.Pool(jobs, initializer=torch.set_num_threads, initargs=(1,), maxtasksperchild=25) as pool:
-        yield from pool.imap_unordered(run, work)
+        results = pool.imap_unordered(run, work)
+        for position in range(len(work)):
+            try:
+                yield results.next(timeout=max(end - time.monotonic(), 1.0))
+            except multiprocessing.TimeoutError:  # a process died, or hangs where no signal reaches it
+                yield Outcome(failures=[lost(len(work) - position)])
+                return
+
+
+def lost(portions: int) -> dict[str, Any]:
+    """The failure of portions that never came back."""
+    return {
+        "seed": None,
+        "kind": "hang",
+        "error": f"{portions} portions of {CHUNK} seeds never came back",
+        "module": "",
+    }
 
 
 def run(work: Work) -> Outcome:
