@@ -260,9 +260,7 @@ def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | Non
     """Export; if `baked`, real values are computed beside the symbolic ones, and decide what Python asks of them."""
     args, kwargs = inputs
     values = functorch_config.patch(fake_tensor_propagate_real_tensors=baked)
-    # torch 2.11 records wrong shapes for the last states of a recurrent layer that oneDNN runs.
-    plain = torch.backends.mkldnn.flags(enabled=False)
-    with _quiet(), _no_fast_path(), plain, values, torch.enable_grad():
+    with _quiet(), _no_fast_path(), values, torch.enable_grad():
         dynamic = None if shapes is None else shapes.dynamic_shapes(shell, args, kwargs)
         return torch.export.export(shell, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
@@ -383,9 +381,9 @@ def _explain(shell: nn.Module, inputs: Inputs, error: Exception) -> str:
     lines.append(f"  example inputs: {describe_inputs(inputs)}; forward{inspect.signature(shell.forward)}")
     lines.append("If model(*example_inputs) fails too, mend the example inputs.")
     lines.append(
-        "fxprune captures models with torch.export. Where forward branches on the values of tensors, calls .item(), or "
-        "uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass example inputs that "
-        "avoid it. "
+        "fxprune captures models with torch.export. Where forward leaves PyTorch (numpy, say), makes tensors whose sizes "
+        "depend on values, or uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass "
+        "example inputs that avoid it. "
         "`torch.export.export(model.eval(), args, strict=False)` shows the full story."
     )
     return "\n".join(lines)

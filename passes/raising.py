@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
+from torch.utils._pytree import tree_leaves
 
 from fxprune.passes.module_table import FUNCTIONS, LAYERS, Call
 from fxprune.program import Program
@@ -71,7 +72,7 @@ def _raise_layers(graph: Graph, program: Program, tensors: Mapping[str, Tensor])
         layer = LAYERS.get(node.target) if node.op == "call_function" else None
         call = None if layer is None else Call.of(node, program, tensors, layer.tensors)
         settings = None if layer is None or call is None else layer.settings(call)
-        if layer is not None and call is not None and settings is not None:
+        if layer is not None and call is not None and settings is not None and _says_all(settings):
             calls[call.path].append((node, ModuleSpec(layer.kind(call), settings)))
     specs: dict[str, ModuleSpec] = {}
     for path, found in calls.items():
@@ -80,6 +81,11 @@ def _raise_layers(graph: Graph, program: Program, tensors: Mapping[str, Tensor])
             for node, _ in found:
                 _call_module(graph, node, path)
     return specs
+
+
+def _says_all(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are plain values; a size that is computed as the graph runs is no setting of a module."""
+    return not any(isinstance(each, Node) for each in tree_leaves(dict(settings)))
 
 
 def _owns_all(
@@ -104,8 +110,8 @@ def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleS
         path = program.module_aliases.get(path, path)
         kind = program.module_types.get(path)
         function = FUNCTIONS.get((kind, node.target)) if kind is not None else None
-        if function is not None and kind is not None:
-            calls[path].append((node, ModuleSpec(kind.__name__, function(node))))
+        if function is not None and kind is not None and _says_all(settings := function(node)):
+            calls[path].append((node, ModuleSpec(kind.__name__, settings)))
     specs: dict[str, ModuleSpec] = {}
     for path, found in calls.items():
         if all(spec == found[0][1] for _, spec in found):

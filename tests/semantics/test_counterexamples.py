@@ -73,6 +73,21 @@ class PaddedConcatenation(nn.Module):
         return joined
 
 
+class PooledToItsOwnSize(nn.Module):
+    """A layer that pools to a size that is computed as the graph runs, here the batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        self.pool = nn.AdaptiveAvgPool2d((None, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        pooled = self.pool(up.transpose(0, 2)).transpose(0, 2)
+        joined: Tensor = self.down(pooled + up)
+        return joined
+
+
 class SideBySide(nn.Module):
     """hstack and its kin, of which some are one operation in some versions of torch."""
 
@@ -233,6 +248,7 @@ MODULES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (LowRank, (3, 5, 6)),
     (PaddedConcatenation, (3, 2, 4, 5)),
     (SideBySide, (3, 4)),
+    (PooledToItsOwnSize, (3, 3, 5, 4)),
     (OneChannelPerGroup, (3, 4, 5, 5)),
     (StackedExperts, (3, 8)),
     (HeadsInTheMiddle, (3, 6)),
