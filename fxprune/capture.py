@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import io
 import logging
-import sysconfig
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +28,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.capture_errors import explain_failure, first_line
 from fxprune.errors import CaptureError
 from fxprune.inputs import Inputs, find_inputs
 from fxprune.passes.fold import fold_constants
@@ -109,7 +108,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, dict(shared))
     except Exception as error:
         msg = (
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)}). fxprune "
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)}). fxprune "
             "captures a copy so that your model stays as it is; remove the attribute that cannot be copied, or give it "
             "a __deepcopy__"
         )
@@ -172,7 +171,7 @@ def _export(
     exported, error = _try_export(shell, inputs, (), baked=baked)
     if exported is None:
         assert error is not None
-        raise CaptureError(_explain(shell, inputs, error)) from (failure or error)
+        raise CaptureError(explain_failure(shell, inputs, error)) from (failure or error)
     return exported, None, (*(_BAKED if baked else ()), *(_FIXED_BATCH if free_batch else ()))
 
 
@@ -350,54 +349,3 @@ def _transient(model: nn.Module) -> frozenset[str]:
         for path, module in model.named_modules(remove_duplicate=False)
         for name in module._non_persistent_buffers_set
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"
-
-
-def describe_inputs(inputs: Inputs) -> str:
-    """Types and shapes of example inputs, in a line."""
-    given = [*enumerate(inputs[0]), *inputs[1].items()]
-    texts = []
-    for name, value in given:
-        label = f"{name}: " if isinstance(name, str) else ""
-        what = (
-            f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-            if isinstance(value, Tensor)
-            else type(value).__name__
-        )
-        texts.append(label + what)
-    return ", ".join(texts)
-
-
-def _explain(shell: nn.Module, inputs: Inputs, error: Exception) -> str:
-    """One screen: what failed, where in the user's code, what to do."""
-    lines = [f"{type(shell).__name__} could not be captured: {type(error).__name__}: {_first_line(error)}"]
-    place = _user_frame(error)
-    if place:
-        lines.append(f"  at {place}")
-    lines.append(f"  example inputs: {describe_inputs(inputs)}; forward{inspect.signature(shell.forward)}")
-    lines.append("If model(*example_inputs) fails too, mend the example inputs.")
-    lines.append(
-        "fxprune captures models with torch.export. Where forward leaves PyTorch (numpy, say), makes tensors whose sizes "
-        "depend on values, or uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass "
-        "example inputs that avoid it. "
-        "`torch.export.export(model.eval(), args, strict=False)` shows the full story."
-    )
-    return "\n".join(lines)
-
-
-_STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + "/"
-
-
-def _user_frame(error: BaseException) -> str | None:
-    """Innermost frame of the traceback that is neither torch's nor fxprune's."""
-    found, traceback = None, error.__traceback__
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/fxprune/" not in file and not file.startswith(("<", _STANDARD_LIBRARY)):
-            found = f"{file}:{traceback.tb_lineno} in {traceback.tb_frame.f_code.co_name}"
-        traceback = traceback.tb_next
-    return found
