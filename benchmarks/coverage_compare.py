@@ -88,14 +88,21 @@ def ask_oracle(graph: GraphModule, slices: Mapping[str, Any], module: nn.Module,
         error = _compare(graph, slices, module, example)
         if error <= ORACLE_TOLERANCE:
             return {"verdict": "agrees", "error": error, "dtype": "float32"}
-        inputs = tree_map(lambda x: _double(x) if isinstance(x, Tensor) else x, example.inputs)
-        error = _compare(_double(graph), slices, _double(module), Example(module, inputs, None))
+        doubled = in_double(example, module)
+        error = _compare(_double(graph), slices, doubled.model, doubled)
     except NotImplementedError as problem:
         return {"verdict": "undefined", "message": _text(problem)}
     except AssertionError as problem:
         output = str(problem).startswith("output") and "is cut" in str(problem)
         return {"verdict": "cuts an output" if output else "no valid cut", "message": _text(problem)}
     return {"verdict": "agrees" if error <= EXACT_TOLERANCE else "differs", "error": error, "dtype": "float64"}
+
+
+def in_double(example: Example, module: nn.Module) -> Example:
+    """A module in float64, with the example's inputs likewise."""
+    return Example(
+        _double(module), tree_map(lambda x: _double(x) if isinstance(x, Tensor) else x, example.inputs), None
+    )
 
 
 def _text(error: Exception) -> str:
@@ -114,8 +121,8 @@ def _compare(graph: GraphModule, slices: Mapping[str, Any], module: nn.Module, e
 
 def _double(value: Any) -> Any:
     """A tensor, graph or module in float64; in graphs also where operations name a type."""
-    from fxprune.passes.double import in_double
+    from fxprune.passes import double
 
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
-    return in_double(value) if isinstance(value, GraphModule) else copy.deepcopy(value).double()
+    return double.in_double(value) if isinstance(value, GraphModule) else copy.deepcopy(value).double()

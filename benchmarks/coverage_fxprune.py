@@ -26,11 +26,11 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 import fxprune
 from benchmarks.coverage_child import Record, describe
-from benchmarks.coverage_compare import ask_oracle, count_flops, largest_error, outputs
+from benchmarks.coverage_compare import ask_oracle, count_flops, in_double, largest_error, outputs
 from benchmarks.coverage_models import Example, parameters
 from fxprune.analysis import Analysis
 from fxprune.axes import leaves
@@ -195,12 +195,8 @@ def _try_apply(slim: fxprune.SlimModule, example: Example) -> dict[str, Any] | N
 
 def _rounding(slim: nn.Module, example: Example) -> float:
     """How much the module's outputs lose to float32: a deep random model can lose everything."""
-    doubled = Example(copy.deepcopy(slim).double(), tree_map(_double, example.inputs), None)
+    doubled = in_double(example, slim)
     return largest_error(outputs(doubled.model, doubled), outputs(slim, example))
-
-
-def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _status(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ that shares the memory, whoever reads it later, so that whoever takes operations
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from torch._ops import OpOverload
@@ -28,26 +28,28 @@ def sources(node: Node) -> Iterator[Node]:
 
 def aliases(value: Node, *, beyond: AbstractSet[Node] = frozenset()) -> set[Node]:
     """All values that may share memory with `value`, itself included; not those reached through `beyond` only."""
-    found, waiting = set[Node](), [value]
-    while waiting:
-        node = waiting.pop()
-        if node in found:
-            continue
-        found.add(node)
-        waiting.extend(sources(node))
-        waiting.extend(user for user in node.users if user not in beyond and node in set(sources(user)))
-    return found
+    return reached([value], lambda node: (*sources(node), *(each for each in _sharers(node) if each not in beyond)))
 
 
 def offspring(value: Node) -> set[Node]:
     """Values made of `value` that may share its memory, itself included."""
-    found, waiting = set[Node](), [value]
+    return reached([value], _sharers)
+
+
+def reached(starts: Iterable[Node], step: Callable[[Node], Iterable[Node]]) -> set[Node]:
+    """Nodes that steps from `starts` lead to, these included."""
+    found, waiting = set[Node](), list(starts)
     while waiting:
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            waiting.extend(user for user in node.users if node in set(sources(user)))
+            waiting.extend(step(node))
     return found
+
+
+def _sharers(node: Node) -> Iterator[Node]:
+    """Operations whose result may share the memory of their operand `node`."""
+    return (user for user in node.users if node in set(sources(user)))
 
 
 def _shared(node: Node) -> Iterator[tuple[Node, bool]]:

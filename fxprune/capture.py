@@ -33,7 +33,7 @@ from fxprune.errors import CaptureError
 from fxprune.inputs import Inputs, find_inputs
 from fxprune.passes.fold import fold_constants
 from fxprune.passes.inline import inline_regions
-from fxprune.program import Program
+from fxprune.program import Program, later_names
 from fxprune.rules.trace import result_shapes
 
 _TRACED_BATCH = 3
@@ -64,8 +64,8 @@ def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = 
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     inline_regions(graph_module)
-    _clean(graph_module)
     _reshape_for_view(graph_module)
+    _clean(graph_module)
     names, aliases = _names(model)
     constants = fold_constants(graph_module, frozenset(names))
     for node in graph_module.graph.nodes:
@@ -160,14 +160,16 @@ def _export(
     failure: Exception | None = None
     baked = False
     for free in _free_sizes(traced) if free_batch else ():
-        exported, error = _try_export(shell, traced, free, baked=baked)
-        if error is not None and not baked and _depends_on_values(error):
-            baked = True  # sizes may follow from values then, so that the length is left as it is
-            exported, error = _try_export(shell, traced, (0,), baked=baked)
+        exported, error = _try_export(shell, traced, free, baked=False)
+        baked = _depends_on_values(error)
+        if baked:  # sizes may follow from values then, so that the length is left as it is
+            exported, error = _try_export(shell, traced, (0,), baked=True)
         if exported is not None and all(_is_free(size) for size in _batches(exported, traced)):
             fixed = len(free) > 1 and not all(_is_free(size) for size in _lengths(exported, traced))
             return exported, traced, (*(_BAKED if baked else ()), *(_FIXED_LENGTH if fixed else ()))
         failure = failure or error
+        if baked:
+            break
     exported, error = _try_export(shell, inputs, (), baked=baked)
     if exported is None:
         assert error is not None
@@ -321,7 +323,6 @@ def _reshape_for_view(graph_module: GraphModule) -> None:
     for node in graph_module.graph.nodes:
         if node.target in _VIEWS:
             node.target = torch.ops.aten.reshape.default
-    graph_module.recompile()
 
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
@@ -331,16 +332,12 @@ def _names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All parameters and buffers by name, and for tied ones the first name."""
     names: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     names.update(model.named_buffers(remove_duplicate=False))
-    first: dict[int, str] = {}
-    aliases = {name: first.setdefault(id(tensor), name) for name, tensor in names.items()}
-    return names, {name: target for name, target in aliases.items() if name != target}
+    return names, later_names({name: id(tensor) for name, tensor in names.items()})
 
 
 def _module_aliases(model: nn.Module) -> dict[str, str]:
     """Paths under which a module is found once more -> the path under which it was found first."""
-    first: dict[int, str] = {}
-    found = {path: first.setdefault(id(module), path) for path, module in model.named_modules(remove_duplicate=False)}
-    return {path: target for path, target in found.items() if path != target}
+    return later_names({path: id(module) for path, module in model.named_modules(remove_duplicate=False)})
 
 
 def _transient(model: nn.Module) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +81,14 @@ class Program:
             for node in self.graph_module.graph.nodes
             if node.op == "get_attr" and node.target not in self.constants
         )
+
+
+def later_names(targets: Mapping[str, Hashable]) -> dict[str, str]:
+    """Names that are not the first of what they stand for -> the first.
+
+    Args:
+        targets: what each name stands for, in the order that counts.
+    """
+    first: dict[Hashable, str] = {}
+    found = {name: first.setdefault(target, name) for name, target in targets.items()}
+    return {name: earlier for name, earlier in found.items() if name != earlier}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import Node
 
-from fxprune.aliasing import aliases, sources, written
+from fxprune.aliasing import aliases, reached, sources, written
 from fxprune.axes import leaves
 from fxprune.propagate import Propagation
 from fxprune.rules.elementwise import TensorAxes
@@ -86,14 +86,8 @@ def find_stream(region: Region, propagation: Propagation) -> Stream | Obstacle:
 
 def kept_nodes(region: Region, stream: Stream) -> set[Node]:
     """Operations of a region that stay when it is bypassed: those that others read for reasons of their own."""
-    waiting = [node for node in region.leaving if node is not stream.output]
-    kept = set[Node]()
-    while waiting:
-        node = waiting.pop()
-        if node in region.members and node not in kept:
-            kept.add(node)
-            waiting.extend(node.all_input_nodes)
-    return kept
+    others = (node for node in region.leaving if node is not stream.output)
+    return reached(others, lambda node: (each for each in node.all_input_nodes if each in region.members))
 
 
 def _streams(region: Region) -> Iterator[Stream]:
@@ -171,14 +165,7 @@ def _outside_writes(region: Region, stream: Stream) -> Obstacle | None:
 
 def _roots(value: Node, members: AbstractSet[Node]) -> set[Node]:
     """Values from outside whose memory `value` may share."""
-    found, waiting = set[Node](), [value]
-    while waiting:
-        node = waiting.pop()
-        if node in members:
-            waiting.extend(sources(node))
-        else:
-            found.add(node)
-    return found
+    return reached([value], lambda node: sources(node) if node in members else ()) - members
 
 
 def _read_later(region: Region, stream: Stream) -> bool:

@@ -38,7 +38,7 @@ class Bypassed(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """Run one node, or let the stream pass by it."""
-        value = self._pass_by(n) if n in self.skipped else self._run(n)
+        value = self._pass_by(n) if n in self.skipped else super().run_node(n)
         if n in self.awaited:
             self.streams[n] = value
         return value
@@ -49,12 +49,6 @@ class Bypassed(Interpreter):
             return None
         value = self.streams[source]
         return value.clone() if isinstance(value, Tensor) else value
-
-    def _run(self, node: Node) -> Any:
-        if node.target is torch.ops.aten.view.default:  # the input may lie in memory otherwise than the output
-            args, _ = self.fetch_args_kwargs_from_env(node)
-            return torch.ops.aten.reshape.default(*args)
-        return super().run_node(node)
 
 
 def verify_drop(program: Program, blocks: Sequence[Block], dropped: Program) -> float:

@@ -5,7 +5,7 @@ they needed: parameters, buffers, constants, modules, operations further up. Nam
 so that the keys of a state dict are the original's, less the dropped ones.
 
 Where the output is written to in place later, a copy of the input takes its place, lest the write reach other readers
-of the input. A view demands a memory layout that the input may not have, so it becomes a reshape.
+of the input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from fxprune.aliasing import offspring, written
 from fxprune.blocks import Block, outermost
-from fxprune.program import Program
+from fxprune.program import Program, later_names
 
 aten = torch.ops.aten
 
@@ -46,9 +46,6 @@ def drop_blocks(program: Program, blocks: Sequence[Block]) -> Program:
     for block in sorted(blocks, key=lambda each: -order[each.output]):  # later ones first: their input is still there
         _bypass(graph, copies[block.input], copies[block.output])
     _erase(graph, [copies[node] for block in blocks for node in block.nodes])
-    for node in graph.nodes:
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
     return _without(program, graph, tuple(block.name for block in blocks))
 
 
@@ -91,9 +88,9 @@ def _without(program: Program, graph: Graph, paths: Sequence[str]) -> Program:
         buffers=program.buffers & names.keys(),
         transient=program.transient & names.keys(),
         constants={name: each for name, each in program.constants.items() if name in _targets(graph)},
-        aliases=_aliases({name: program.canonical(name) for name in names}),
+        aliases=later_names({name: program.canonical(name) for name in names}),
         module_types={path: program.module_types[path] for path in modules},
-        module_aliases=_aliases({path: program.module_aliases.get(path, path) for path in modules}),
+        module_aliases=later_names({path: program.module_aliases.get(path, path) for path in modules}),
         training={path: program.training[path] for path in modules},
         lost_dropout=tuple(path for path in program.lost_dropout if path in modules),
         momentum={path: each for path, each in program.momentum.items() if path in modules},
@@ -133,13 +130,6 @@ def _module(program: Program, graph: Graph) -> GraphModule:
 
 def _targets(graph: Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-
-
-def _aliases(targets: Mapping[str, str]) -> dict[str, str]:
-    """Names that are not the first of their target -> the first."""
-    first: dict[str, str] = {}
-    found = {name: first.setdefault(target, name) for name, target in targets.items()}
-    return {name: target for name, target in found.items() if name != target}
 
 
 def _is_below(name: str, paths: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fxprune.apply.arguments import ArgumentPath, numbers_of, with_numbers
-from fxprune.apply.draft import Draft
+from fxprune.apply.draft import Draft, Value
 from fxprune.apply.locate import Way, instructions_from, way_from
 from fxprune.apply.matching import Matching
 from fxprune.apply.observe import Call, Instruction, Listener, Observation, listen
@@ -32,7 +32,6 @@ from fxprune.inputs import Inputs
 
 Key = tuple[str, CodeType, int]
 Demanded = tuple[Key, tuple[Instruction, ...], ArgumentPath]
-Value = int | float | tuple[int, ...]
 _MOST_SHARED = 8
 """Functions of which each call gets a copy of its own."""
 _INFERRING = ("reshape", "view")

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.apply.observe import Instruction
-from fxprune.apply.places import MODULES, is_users
+from fxprune.apply.places import MODULES, users_frames
 from fxprune.apply.source import CannotFollow, Source, expression_at, source_of
 
 
@@ -123,13 +123,7 @@ def way_from(frame: FrameType, shared: Container[CodeType] = ()) -> Way:
 
 def instructions_from(frame: FrameType) -> tuple[Instruction, ...]:
     """Every instruction of the user's code from a frame out to the forward of the module that runs."""
-    found: list[Instruction] = []
-    position: FrameType | None = frame
-    while position is not None and not _is_boundary(position):
-        if is_users(position.f_code.co_filename):
-            found.append((position.f_code, position.f_lasti))
-        position = position.f_back
-    return tuple(found)
+    return tuple((each.f_code, each.f_lasti) for each in users_frames(frame))
 
 
 def _own_name(code: CodeType, bound: bool) -> str:
@@ -177,13 +171,10 @@ def _method(kind: type, code: CodeType) -> Reference | None:
 
 def _caller(function: FrameType) -> tuple[FrameType, Called]:
     """The frame that called a function by a name that can be looked up, and what it called."""
-    position = function.f_back
-    while position is not None and not _is_boundary(position):
-        if is_users(position.f_code.co_filename):
-            called = _called(position, function.f_code)
-            if called is not None:
-                return position, called
-        position = position.f_back
+    for frame in users_frames(function.f_back):
+        called = _called(frame, function.f_code)
+        if called is not None:
+            return frame, called
     raise CannotFollow(f"{function.f_code.co_qualname} is called in a way that cannot be rewritten")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FrameType, TracebackType
@@ -61,12 +62,15 @@ def lines_of_frame(path: str, frame: FrameType | None) -> tuple[Place, ...]:
 
     A graph may know an operation by the line of the forward alone.
     """
-    found: list[Place] = []
+    return tuple(place_of_frame(path, each) for each in users_frames(frame)) or (Place(path),)
+
+
+def users_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Frames of the user's code from a frame out to the forward of the module that runs."""
     while frame is not None and frame.f_code.co_filename != MODULES:
         if is_users(frame.f_code.co_filename):
-            found.append(place_of_frame(path, frame))
+            yield frame
         frame = frame.f_back
-    return tuple(found) or (Place(path),)
 
 
 def place_of_frame(path: str, frame: FrameType | None) -> Place:

@@ -95,7 +95,7 @@ def _axis_sizes(node: Node, propagation: Propagation, cut: Cut) -> Iterator[tupl
 
 def _pairs(origin: Node, copy: Node) -> Iterator[tuple[Old, New]]:
     """Old and new numbers of one operation."""
-    if "split" in str(copy.target) and copy.target is not origin.target:
+    if _became_split(origin, copy):
         yield from _split_pairs(origin, copy)
         return
     old, new = list(_numbers((origin.args, origin.kwargs))), list(_numbers((copy.args, copy.kwargs)))
@@ -121,14 +121,17 @@ def _split_pairs(origin: Node, copy: Node) -> Iterator[tuple[Old, New]]:
 
 def _parts(origin: Node, copy: Node) -> tuple[int, ...] | None:
     """The sizes that a split became one with; None for any other operation."""
-    if "split" not in str(copy.target) or copy.target is origin.target:
-        return None
-    return tuple(_numbers(copy.args[1]))
+    return tuple(_numbers(copy.args[1])) if _became_split(origin, copy) else None
+
+
+def _became_split(origin: Node, copy: Node) -> bool:
+    """Whether a split was rewritten as one with sizes."""
+    return "split" in str(copy.target) and copy.target is not origin.target
 
 
 def _dynamic(copy: Node) -> frozenset[int]:
     """Which of an operation's numbers are no constants of the graph."""
-    if _parts(copy.meta["origin"], copy) is not None:
+    if _became_split(copy.meta["origin"], copy):
         return frozenset()
     found = [each for each in tree_leaves((copy.args, dict(copy.kwargs))) if _is_number(each)]
     return frozenset(at for at, each in enumerate(found) if isinstance(each, Node))
