@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from fxprune.passes.raising import ModuleSpec, raise_modules
 from fxprune.passes.slim import SlimGraph
@@ -19,6 +20,8 @@ from fxprune.scores import Scores
 
 if TYPE_CHECKING:
     from fxprune.report import Report
+
+Built = TypeVar("Built", bound=GraphModule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +78,49 @@ class SlimModule(GraphModule):
 
 def assemble(program: Program, slim: SlimGraph, plan: Plan, scores: Scores | None) -> SlimModule:
     """A module around a slim graph: leaf modules raised, tensors under their names, training flags as they were."""
-    specs = raise_modules(slim.graph, program, slim.tensors)
+    name = f"Slim{program.root.__name__}"
+    module, specs = build_module(SlimModule, name, program, slim.graph, slim.tensors, slim.constants)
+    module.meta["fxprune"] = Provenance(plan, scores, None, specs, (program.args, dict(program.kwargs)))
+    return module
+
+
+def build_module(
+    kind: type[Built],
+    class_name: str,
+    program: Program,
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor | nn.Module],
+    extra: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> tuple[Built, dict[str, ModuleSpec]]:
+    """A module of a kind of `GraphModule` around an emitted graph.
+
+    Args:
+        kind: the class.
+        class_name: how it calls itself.
+        program: the captured original, for names, classes and the signature.
+        graph: the emitted graph, which becomes the module's own.
+        tensors: parameters and buffers by name.
+        constants: folded constants by name.
+        extra: further modules that the graph calls, by name.
+
+    Returns:
+        The module, and the `torch.nn` modules in it by path.
+    """
+    specs = raise_modules(graph, program, tensors)
     root = _module_tree(program, specs)
-    for name, tensor in slim.tensors.items():
+    for name, tensor in tensors.items():
         _set_tensor(root, name, tensor, persistent=name not in program.transient)
-    for name, constant in slim.constants.items():
+    for name, constant in constants.items():
         _set_tensor(root, name, constant, persistent=False)
-    module = SlimModule(root, slim.graph, class_name=f"Slim{program.root.__name__}")
+    for name, each in extra.items():
+        root.add_module(name, each)
+    module = kind(root, graph, class_name=class_name)
     _adopt(module, root)
     _give_signature(module, program)
     for path, child in module.named_modules():
         child.training = program.training.get(path, program.training[""])
-    module.meta["fxprune"] = Provenance(plan, scores, None, specs, (program.args, dict(program.kwargs)))
-    return module
+    return module, specs
 
 
 def _give_signature(module: GraphModule, program: Program) -> None:

@@ -82,8 +82,8 @@ class MaskedOriginal(Interpreter):
         result = node.target(*args, **kwargs)
         axes = self.propagation.values[node]
         if isinstance(axes, TensorAxes):
-            return self._spread(result, axes, node)
-        return tuple(self._spread(each, own, node) for each, own in zip(result, axes, strict=True))
+            return spread(result, axes, self.cut, node)
+        return tuple(spread(each, own, self.cut, node) for each, own in zip(result, axes, strict=True))
 
     def _packed(self, node: Node) -> Any:
         value, axes = self.env[node], self.propagation.values.get(node)
@@ -91,18 +91,24 @@ class MaskedOriginal(Interpreter):
             return self.cut.slice(value, axes)
         return value
 
-    def _spread(self, result: Tensor, axes: TensorAxes, node: Node) -> Tensor:
-        if not self.cut.touches(axes):
-            return result
-        sizes = zip(axes, result.shape, strict=True)
-        shape = [axis.size if self.cut.count(axis) != axis.size else size for axis, size in sizes]
-        full = result.new_zeros(shape)
-        places = self.cut.slice(torch.arange(full.numel(), device=result.device).reshape(shape), axes)
-        if places.shape != result.shape:
-            msg = f"{node.target} returned {tuple(result.shape)} where {tuple(places.shape)} is kept"
-            raise GraphError(msg, node)
-        full.view(-1)[places.flatten()] = result.flatten()
-        return full
+
+def spread(result: Tensor, axes: Axes, cut: Cut, node: Node) -> Tensor:
+    """A packed result at the original's size, zero where cut.
+
+    Raises:
+        GraphError: the result has not the size that the cut leaves.
+    """
+    if not cut.touches(axes):
+        return result
+    sizes = zip(axes, result.shape, strict=True)
+    shape = [axis.size if cut.count(axis) != axis.size else size for axis, size in sizes]
+    full = result.new_zeros(shape)
+    places = cut.slice(torch.arange(full.numel(), device=result.device).reshape(shape), axes)
+    if places.shape != result.shape:
+        msg = f"{node.target} returned {tuple(result.shape)} where {tuple(places.shape)} is kept"
+        raise GraphError(msg, node)
+    full.view(-1)[places.flatten()] = result.flatten()
+    return full
 
 
 def private(value: Any) -> Any:

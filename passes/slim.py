@@ -51,7 +51,7 @@ def slim_graph(program: Program, propagation: Propagation, cut: Cut) -> SlimGrap
         RewriteError: an operation's arguments could not be rewritten.
     """
     return SlimGraph(
-        graph=_emit(program, propagation, cut),
+        graph=emit(program, propagation, cut),
         tensors=slim_tensors(program, propagation, cut),
         constants={
             name: _slice(tensor, propagation.tensors.get(name), cut) if isinstance(tensor, Tensor) else tensor
@@ -85,7 +85,8 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def _emit(program: Program, propagation: Propagation, cut: Cut) -> Graph:
+def emit(program: Program, propagation: Propagation, cut: Cut) -> Graph:
+    """The graph with its sizes as cut; `node.meta["origin"]` is the original node."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in program.graph_module.graph.nodes:

@@ -1,0 +1,67 @@
+"""BatchNorm recalibration: running statistics measured anew, as a cut changes what each layer sees.
+
+Statistics are averaged over all batches with equal weight (momentum None), in one forward pass; nothing else changes, and
+modules other than BatchNorm stay in eval mode. Known as BatchNorm adaptation or re-estimation; ModelOpt's FastNAS and
+EagleEye (Li et al., ECCV 2020) evaluate candidates after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fxprune.batches import Batch
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
+    """Measure the running statistics of all BatchNorm layers on these batches.
+
+    Args:
+        module: changed in its BatchNorm statistics alone.
+        batches: inputs; their number and size decide how exact the statistics are.
+
+    Returns:
+        The number of layers that were recalibrated.
+    """
+    layers = batchnorms(module)
+    if not layers:
+        return 0
+    with torch.no_grad(), _measuring(module, layers):
+        for batch in batches:
+            batch.run(module)
+    return len(layers)
+
+
+def batchnorms(module: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers that keep running statistics."""
+    return [
+        each
+        for each in module.modules()
+        if isinstance(each, _BatchNorm) and each.track_running_stats and each.running_mean is not None
+    ]
+
+
+@contextlib.contextmanager
+def _measuring(module: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
+    """BatchNorm alone in training mode, with a cumulative average; everything restored but the statistics."""
+    modes = {each: each.training for each in module.modules()}
+    momenta = [each.momentum for each in layers]
+    counts = [each.num_batches_tracked for each in layers]
+    module.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.num_batches_tracked = torch.zeros_like(counts[0]) if isinstance(counts[0], Tensor) else None
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked = count
+        for each, mode in modes.items():
+            each.training = mode
