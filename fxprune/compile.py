@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, analyze_program
+from fxprune.batches import reiterable
 from fxprune.blocks import Block
 from fxprune.budget import Budget, parse_budget
 from fxprune.capture import capture
@@ -22,7 +23,7 @@ from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
 from fxprune.report import Outcome, make_report, what_holds
-from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, run_scorer
+from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
 from fxprune.scores import Scores
 from fxprune.search import build_choices
 from fxprune.search import search as search_widths
@@ -96,7 +97,8 @@ def compile(
         (torch.Size([5, 4]), (32, 64))
     """
     started = time.perf_counter()
-    chosen = _choose_scorer(scorer, scores)
+    data = reiterable(data)
+    chosen = _choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
     whole = analyze_program(capture(model, example_inputs), ignore=ignore, strict=strict)
     limits = parse_budget(budget, whole.costs.original)
     dropped = choose_blocks(whole, drop)
@@ -125,14 +127,14 @@ def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: 
     return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
 
 
-def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
-    """The scorer to run; None where scores are given. "auto" is magnitude, the one built-in scorer of this version."""
+def _choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[str, object]) -> Scorer | None:
+    """The scorer to run; None where scores are given."""
     if scores is not None:
         if scorer != "auto":
             msg = "both scores= and scorer= are given; scores= replaces scoring, so leave scorer= out"
             raise InputError(msg)
         return None
-    return find_scorer("magnitude" if scorer == "auto" else scorer)
+    return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
 
 
 def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Scores:

@@ -11,7 +11,7 @@ A package adds one by an entry point in the group `fxprune.scorers`: a class tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -20,9 +20,15 @@ from torch import Tensor, nn
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
+from fxprune.batches import Batch, iterate_batches
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
+from fxprune.inputs import device_of
+from fxprune.passes.gradnas import GradNAS
 from fxprune.passes.magnitude import Magnitude
+from fxprune.passes.random_scores import Random
+from fxprune.passes.taylor import Taylor
+from fxprune.passes.torch_pruning import TorchPruning, is_importance
 from fxprune.scores import Scores
 
 ENTRY_POINTS = "fxprune.scorers"
@@ -55,6 +61,11 @@ class Context:
         """All dependency groups."""
         return self.analysis.groups
 
+    def batches(self, limit: int | None = None) -> Iterator[Batch]:
+        """The user's data, arranged for the graph, on the model's device."""
+        assert self.data is not None
+        return iterate_batches(self.data, self.analysis.program, self.collect, device_of(self.model), limit)
+
     def parameters_of(self, group: Group) -> dict[str, tuple[Tensor, Axes]]:
         """Every parameter in which the group's indices occur, with its axes; buffers and constants are left out."""
         program, axes = self.analysis.program, self.analysis.propagation.tensors
@@ -85,7 +96,19 @@ class Scorer(Protocol):
         ...
 
 
-BUILT_IN: dict[str, Callable[[], Scorer]] = {"magnitude": Magnitude}
+BUILT_IN: dict[str, Callable[[], Scorer]] = {
+    "gradnas": GradNAS,
+    "magnitude": Magnitude,
+    "random": Random,
+    "taylor": Taylor,
+}
+
+
+def fitting_scorer(given: Mapping[str, object]) -> str:
+    """The scorer that "auto" stands for: the one that makes the most of what was given."""
+    if given.get("data") is not None and given.get("loss") is not None:
+        return "gradnas"
+    return "magnitude"
 
 
 def find_scorer(scorer: str | Scorer) -> Scorer:
@@ -101,6 +124,8 @@ def find_scorer(scorer: str | Scorer) -> Scorer:
             raise InputError(msg)
         if isinstance(scorer, Scorer):
             return scorer
+        if is_importance(scorer):
+            return TorchPruning(scorer)
         msg = (
             f"{type(scorer).__name__} is no scorer: it needs `name`, `needs` and `score(context)`; see docs/scorers.md"
         )

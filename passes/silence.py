@@ -238,12 +238,17 @@ class SilencedModel(GraphModule):
         return tuple(each for each in self.consumers if each.group == group)
 
 
-def silenced_model(analysis: Analysis) -> SilencedModel:
-    """Make the module with switches; the user's model is not changed, and its parameters' memory is shared."""
+def silenced_model(analysis: Analysis, *, gated: bool = True) -> SilencedModel:
+    """Make the module with switches; the user's model is not changed, and its parameters' memory is shared.
+
+    Args:
+        analysis: the captured model and its groups.
+        gated: False for the model alone, with all of its `torch.nn` modules and no switches.
+    """
     program, propagation = analysis.program, analysis.propagation
     graph = emit(program, propagation, Cut({}, {}))
-    switch = Switch(analysis.groups)
-    gates, consumers = _insert(graph, analysis, switch)
+    switch = Switch(analysis.groups if gated else ())
+    gates, consumers = _insert(graph, analysis, switch) if gated else ({}, [])
     tensors: dict[str, Tensor] = {}
     for name, tensor in program.tensors.items():
         canonical = program.canonical(name)
