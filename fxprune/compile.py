@@ -103,7 +103,7 @@ def compile(
     limits = parse_budget(budget, whole.costs.original)
     dropped = choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
-    context = Context(model, analysis, data, loss, score, collect, seed)
+    context = Context(model, analysis, data, loss, score, collect, seed, align, floor)
     scores = _score(chosen, scores, context)
     widths = _search(analysis, scores, limits, align, floor, search)
     cut, plan = _decide(analysis, scores, widths, limits, search, seed)

@@ -11,7 +11,7 @@ A package adds one by an entry point in the group `fxprune.scorers`: a class tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -24,12 +24,14 @@ from fxprune.batches import Batch, iterate_batches
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.inputs import device_of
+from fxprune.passes.fastnas import FastNAS
 from fxprune.passes.gradnas import GradNAS
 from fxprune.passes.magnitude import Magnitude
 from fxprune.passes.random_scores import Random
 from fxprune.passes.taylor import Taylor
 from fxprune.passes.torch_pruning import TorchPruning, is_importance
 from fxprune.scores import Scores
+from fxprune.widths import Floor, Range, width_ranges
 
 ENTRY_POINTS = "fxprune.scorers"
 
@@ -46,6 +48,8 @@ class Context:
         score: model -> float, higher is better, if the user gave one.
         collect: batch -> inputs, if the user gave one.
         seed: for whatever is random.
+        align: the multiple that widths are kept to, if the user gave one.
+        floor: smallest widths, if the user gave them.
     """
 
     model: nn.Module
@@ -55,6 +59,8 @@ class Context:
     score: Callable[[nn.Module], float] | None = None
     collect: Callable[[Any], Any] | None = None
     seed: int = 0
+    align: int | None = None
+    floor: Floor | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -65,6 +71,18 @@ class Context:
         """The user's data, arranged for the graph, on the model's device."""
         assert self.data is not None
         return iterate_batches(self.data, self.analysis.program, self.collect, device_of(self.model), limit)
+
+    def range_of(self, group: Group) -> Range:
+        """The widths that a group may be cut to."""
+        return width_ranges(self.analysis, self.align, self.floor)[group.name]
+
+    def recall(self, key: str, compute: Callable[[], float]) -> float:
+        """What `compute` returns."""
+        return compute()
+
+    def share_out(self, work: Sequence[tuple[str, Any]], compute: Callable[[Any], float]) -> dict[str, float]:
+        """What `compute` returns for each piece of work, by its key."""
+        return {key: compute(each) for key, each in work}
 
     def parameters_of(self, group: Group) -> dict[str, tuple[Tensor, Axes]]:
         """Every parameter in which the group's indices occur, with its axes; buffers and constants are left out."""
@@ -97,6 +115,7 @@ class Scorer(Protocol):
 
 
 BUILT_IN: dict[str, Callable[[], Scorer]] = {
+    "fastnas": FastNAS,
     "gradnas": GradNAS,
     "magnitude": Magnitude,
     "random": Random,
@@ -106,6 +125,8 @@ BUILT_IN: dict[str, Callable[[], Scorer]] = {
 
 def fitting_scorer(given: Mapping[str, object]) -> str:
     """The scorer that "auto" stands for: the one that makes the most of what was given."""
+    if given.get("score") is not None:
+        return "fastnas"
     if given.get("data") is not None and given.get("loss") is not None:
         return "gradnas"
     return "magnitude"

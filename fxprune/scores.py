@@ -38,11 +38,13 @@ class Scores:
         scorer: name of the scorer.
         importance: group name -> non-negative float64 [size], or [outer size, size] for a nested group; more is better.
         sensitivity: group name -> expected loss of score by width; may lack groups, or be empty.
+        effort: what the scoring took, for the report: what was counted -> how many.
     """
 
     scorer: str
     importance: Mapping[str, NDArray[np.float64]]
     sensitivity: Mapping[str, Curve] = field(default_factory=dict)
+    effort: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no search can work with."""

@@ -134,12 +134,13 @@ def keep_most_important(
         Group name -> int64 [width], or [outer size, width] for a nested group.
     """
     return {
-        group.name: _largest(scores.importance[group.name], widths[group.name])
+        group.name: largest(scores.importance[group.name], widths[group.name])
         for group in groups
         if widths[group.name] < group.size
     }
 
 
-def _largest(importance: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def largest(importance: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Sorted positions of the `count` largest along the last axis, the first of equals."""
     order = np.argsort(-importance, axis=-1, kind="stable")[..., :count]
     return np.sort(order, axis=-1).astype(np.int64)

@@ -31,7 +31,8 @@ class Branches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = functional.relu(self.norm(self.stem(images)))
         x = x + self.outer(functional.relu(self.inner(x)))
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 class Attention(nn.Module):
@@ -51,7 +52,8 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = self.norm(x + self.out(mixed))
-        return self.down(functional.gelu(self.up(x))).mean(1)
+        logits: Tensor = self.down(functional.gelu(self.up(x)))
+        return logits.mean(1)
 
 
 def image_batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
@@ -87,7 +89,7 @@ def test_gradnas_is_the_squared_derivative_of_scaling_an_index_wherever_it_is_co
             for step in (1e-2, -1e-2):
                 changed = copy.deepcopy(model)
                 with torch.no_grad():
-                    changed.outer.weight[:, index] *= 1 + step  # type: ignore[union-attr, operator]
+                    changed.get_parameter("outer.weight")[:, index] *= 1 + step
                     losses.append(functional.cross_entropy(changed.double()(images.double()), labels).item())
             expected[index] += ((losses[0] - losses[1]) / 2e-2) ** 2 / len(batches)
     np.testing.assert_allclose(scores.importance["inner"], expected, rtol=1e-3)
@@ -159,7 +161,8 @@ def torch_pruning_scores(model: nn.Module, importance: Any, layer: nn.Module) ->
     """Torch-Pruning's own call for the group of a layer's outputs."""
     graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=image_batches()[0][0])
     function = torch_pruning.prune_conv_out_channels
-    group = graph.get_pruning_group(layer, function, idxs=list(range(layer.weight.shape[0])))  # type: ignore[index, union-attr, arg-type]
+    count = layer.get_parameter("weight").shape[0]
+    group = graph.get_pruning_group(layer, function, idxs=list(range(count)))
     return np.asarray(importance(group).double().numpy())
 
 
@@ -201,6 +204,6 @@ def test_heads_are_ranked_by_the_sum_over_their_channels() -> None:
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
     scores = run_scorer(find_scorer(importance), context)
     heads = next(group for group in context.groups if group.kind == "heads")
-    qkv, out = model.qkv.weight.detach(), model.out.weight.detach()  # type: ignore[union-attr, operator]
+    qkv, out = model.get_parameter("qkv.weight").detach(), model.get_parameter("out.weight").detach()
     expected = qkv.unflatten(0, (3, 4, 8)).square().sum((0, 2, 3)) + out.unflatten(1, (4, 8)).square().sum((0, 2))
     np.testing.assert_allclose(scores.importance[heads.name], expected.numpy(), rtol=1e-4)
