@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Floor: TypeAlias = float | int | Mapping[str, float | int]
+Align: TypeAlias = int | Mapping[str, int]
 
 DEFAULT_ALIGN = 8
 DEFAULT_FLOOR = 0.05
@@ -33,22 +34,20 @@ class Range:
     floor: int
 
 
-def width_ranges(analysis: Analysis, align: int | None, floor: Floor | None) -> dict[str, Range]:
+def width_ranges(analysis: Analysis, align: Align | None, floor: Floor | None) -> dict[str, Range]:
     """For each group its step and its floor.
 
     Args:
         analysis: the groups and their axes.
-        align: the multiple that every axis made of groups is kept to; None for 8, less for groups too narrow for that.
+        align: the multiple that every axis made of groups is kept to, for all groups or by name or pattern; None (and
+            groups that no pattern names) for 8, less for groups too narrow for that.
         floor: smallest number (int) or share (float) of indices to keep, for all groups or by name or pattern; None
             for 5 %.
 
     Raises:
         InputError: `align` or `floor` is out of range, or a pattern matches no group.
     """
-    if align is not None and (isinstance(align, bool) or not isinstance(align, int) or align < 1):
-        msg = f"align={align!r} is no positive whole number; pass, for example, align=8"
-        raise InputError(msg)
-    steps = _steps(analysis, align)
+    steps = _steps(analysis, _wanted(analysis.groups, align))
     floors = _floors(analysis.groups, DEFAULT_FLOOR if floor is None else floor)
     return {
         group.name: Range(steps[group.variable], max(floors[group.name], min(steps[group.variable], group.size)))
@@ -56,14 +55,39 @@ def width_ranges(analysis: Analysis, align: int | None, floor: Floor | None) -> 
     }
 
 
-def _steps(analysis: Analysis, align: int | None) -> dict[Variable, int]:
+def _wanted(groups: tuple[Group, ...], align: Align | None) -> dict[str, int]:
+    """The multiple that each group's axes are to be kept to."""
+    given = align.values() if isinstance(align, Mapping) else () if align is None else (align,)
+    for each in given:
+        if isinstance(each, bool) or not isinstance(each, int) or each < 1:
+            msg = f"align={each!r} is no positive whole number; pass, for example, align=8"
+            raise InputError(msg)
+    if not isinstance(align, Mapping):
+        return {group.name: _relaxed(group.size) if align is None else align for group in groups}
+    _check_patterns("align", align, groups)
+    named = {
+        group.name: [each for pattern, each in align.items() if fnmatch.fnmatchcase(group.name, pattern)]
+        for group in groups
+    }
+    return {group.name: max(named[group.name], default=_relaxed(group.size)) for group in groups}
+
+
+def _check_patterns(argument: str, patterns: Mapping[str, float], groups: tuple[Group, ...]) -> None:
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(group.name, pattern) for group in groups):
+            known = [group.name for group in groups[:5]]
+            msg = f"{argument}={{{pattern!r}: ...}} matches no group; groups are, for example, {known}"
+            raise InputError(msg)
+
+
+def _steps(analysis: Analysis, wanted_by_name: Mapping[str, int]) -> dict[Variable, int]:
     """Step of each group such that every axis that it is a factor of stays a multiple of the alignment.
 
     Wide groups come first; what they guarantee to a product, its other factors need not.
     """
     steps: dict[Variable, int] = {}
     for group in sorted(analysis.groups, key=lambda each: -each.size):
-        wanted = _relaxed(group.size) if align is None else align
+        wanted = wanted_by_name[group.name]
         guaranteed = [
             _divisor(axis, group.variable, steps)
             for member in group.members
@@ -99,12 +123,7 @@ def _divisor(axis: Axis, variable: Variable, steps: Mapping[Variable, int]) -> i
 def _floors(groups: tuple[Group, ...], floor: Floor) -> dict[str, int]:
     if not isinstance(floor, Mapping):
         return {group.name: _floor(group, floor) for group in groups}
-    for pattern in floor:
-        if not any(fnmatch.fnmatchcase(group.name, pattern) for group in groups):
-            msg = (
-                f"floor={{{pattern!r}: ...}} matches no group; groups are, for example, {[g.name for g in groups[:5]]}"
-            )
-            raise InputError(msg)
+    _check_patterns("floor", floor, groups)
     return {
         group.name: max(
             (_floor(group, value) for pattern, value in floor.items() if fnmatch.fnmatchcase(group.name, pattern)),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 NOTHING = 1e-5
 """A drop of the score that counts as none (ModelOpt's value)."""
 
+ORIGINAL = "score of the original"
 Known = dict[int, float]
 Place = tuple[str, int]
 
@@ -91,14 +92,15 @@ class FastNAS:
     def _measure(self, trial: Trial, candidates: Mapping[str, tuple[int, ...]], context: Context) -> dict[str, Known]:
         """Score drops by group and width, as many as `share` allows."""
         known: dict[str, Known] = {name: {} for name in candidates}
-        base = context.recall("score of the original", trial.base)
+        base = context.evaluate([ORIGINAL], lambda _: {"score": trial.base()}, "score of the original")[ORIGINAL]["score"]
         exhaustive = sum(len(widths) - 1 for widths in candidates.values())
         left = ceil(self.share * exhaustive)
         while places := _next_places(candidates, known, left):
             left -= len(places)
-            scores = context.share_out([(_key(place), place) for place in places], trial.evaluate)
-            for name, width in places:
-                known[name][width] = max(base - scores[_key((name, width))], 0.0)
+            by_key = {_key(place): place for place in places}
+            found = context.evaluate(list(by_key), lambda key: {"score": trial.evaluate(by_key[key])}, "sensitivity")  # noqa: B023
+            for key, (name, width) in by_key.items():
+                known[name][width] = max(base - found[key]["score"], 0.0)
         return known
 
 

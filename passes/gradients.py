@@ -6,7 +6,6 @@ them, whatever its code offers. The model is in eval mode: no dropout, BatchNorm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,35 +19,32 @@ if TYPE_CHECKING:
     from fxprune.scorer import Context
 
 
-def mask_gradients(model: SilencedModel, batches: Iterable[Batch], context: Context) -> Iterator[Tensor]:
-    """For each batch d loss / d mask at mask = 1: float64 on the CPU, laid out as the masks are.
+def mask_gradient(model: SilencedModel, masks: Tensor, batch: Batch, context: Context) -> Tensor:
+    """d loss / d mask at mask = 1 for one batch: float64 on the CPU, laid out as the masks are.
 
     Raises:
-        InputError: the loss is no finite scalar with a gradient, or a gradient is not finite.
+        InputError: the loss is no finite scalar with a gradient, or the gradient is not finite.
     """
-    with model.differentiable() as masks:
-        for number, batch in enumerate(batches):
-            masks.grad = None
-            loss_of(model, batch, context, number).backward()
-            gradient = torch.zeros_like(masks) if masks.grad is None else masks.grad
-            if not gradient.isfinite().all():
-                msg = f"the gradient of the loss is not finite for batch {number}: {_where(model, gradient)}"
-                raise InputError(msg)
-            yield gradient.double().cpu()
+    masks.grad = None
+    loss_of(model, batch, context).backward()
+    gradient = torch.zeros_like(masks) if masks.grad is None else masks.grad
+    if not gradient.isfinite().all():
+        msg = f"the gradient of the loss is not finite for {_where(model, gradient)}; check the model and the data"
+        raise InputError(msg)
+    return gradient.double().cpu()
 
 
-def loss_of(model: nn.Module, batch: Batch, context: Context, number: int) -> Tensor:
+def loss_of(model: nn.Module, batch: Batch, context: Context) -> Tensor:
     """The user's loss for one batch.
 
     Raises:
         InputError: it is no finite scalar tensor with a gradient.
     """
     assert context.loss is not None
-    output = batch.run(model)
-    loss: Any = noting("loss", context.loss, output, batch.whole)
+    loss: Any = noting("loss", context.loss, batch.run(model), batch.whole)
     what = _objection(loss)
     if what:
-        msg = f"loss(output, batch) {what} for batch {number}; it has to return one finite number as a tensor"
+        msg = f"loss(output, batch) {what}; it has to return one finite number as a tensor"
         raise InputError(msg)
     assert isinstance(loss, Tensor)
     return loss
@@ -56,7 +52,7 @@ def loss_of(model: nn.Module, batch: Batch, context: Context, number: int) -> Te
 
 def _objection(loss: Any) -> str:
     if not isinstance(loss, Tensor):
-        return f"returned a {type(loss).__name__}, no tensor,"
+        return f"returned a {type(loss).__name__}, no tensor"
     if loss.numel() != 1:
         return f"returned a tensor of shape {tuple(loss.shape)}"
     if not loss.isfinite():
@@ -65,6 +61,6 @@ def _objection(loss: Any) -> str:
 
 
 def _where(model: SilencedModel, gradient: Tensor) -> str:
-    """The first groups that have a gradient that is not finite."""
+    """The first group that has a gradient that is not finite."""
     found = [name for name in model.switch.spans if not model.switch.view(name, gradient).isfinite().all()]
     return f"group {found[0]!r}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")

@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fxprune.passes.gradients import mask_gradients
+from fxprune.passes.gradients import mask_gradient
 from fxprune.passes.silence import silenced_model
 from fxprune.scores import Curve, Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fxprune.batches import Batch
     from fxprune.scorer import Context
 
 
@@ -47,12 +49,13 @@ class GradNAS:
     def score(self, context: Context) -> Scores:
         """Importance of every index, and what each width is expected to lose."""
         model = silenced_model(context.analysis)
-        total = torch.zeros(model.switch.masks.shape, dtype=torch.float64)
-        count = 0
-        for gradient in mask_gradients(model, context.batches(self.max_batches), context):
-            total += gradient.square()
-            count += 1
-        importance = model.by_group(total / count)
+        with model.differentiable() as masks:
+
+            def squares(batch: Batch) -> dict[str, Tensor]:
+                return {"squares": mask_gradient(model, masks, batch, context).square()}
+
+            sums, count = context.accumulate("squared mask gradients", squares, "gradients", self.max_batches)
+        importance = model.by_group(torch.from_numpy(sums["squares"]) / count)
         return Scores(self.name, importance, {name: cumulative(each) for name, each in importance.items()})
 
 

@@ -1,9 +1,10 @@
 """Taylor: an index is worth how much the loss changes, to first order, when its weights go to zero.
 
-    importance_g(i) = sum over parameters w coupled in g of sum over the slice i of |w dL/dw|,   L summed over batches
+    importance_g(i) = sum over batches and over parameters w coupled in g of the sum over the slice i of |w dL/dw|
 
-Source: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019), equation 8 by parameter, summed
-over coupled parameters as Torch-Pruning's `GroupTaylorImportance` does; scaled to mean 1 within each group.
+Source: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019), who average over batches; summed
+over coupled parameters as Torch-Pruning's `GroupTaylorImportance` does (which adds up the gradients of all batches first:
+`scorer=torch_pruning.importance.TaylorImportance()`). Scaled to mean 1 within each group.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fxprune.scores import Scores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fxprune.batches import Batch
     from fxprune.groups import Group
     from fxprune.scorer import Context
 
@@ -43,38 +45,40 @@ class Taylor:
     def score(self, context: Context) -> Scores:
         """Importance of every index of every group."""
         model = silenced_model(context.analysis, gated=False)
-        gradients = parameter_gradients(model, context, self.max_batches)
-        return Scores(self.name, {group.name: _importance(context, group, gradients) for group in context.groups})
+        model.requires_grad_(True)
+        sums, _ = context.accumulate(
+            "weights times gradients", lambda batch: _by_group(model, batch, context), "gradients", self.max_batches
+        )
+        return Scores(self.name, {name: scaled(each) for name, each in sums.items()})
 
 
-def parameter_gradients(model: nn.Module, context: Context, limit: int) -> dict[str, Tensor]:
-    """Gradients of the loss, summed over batches in float64, by parameter name; parameters without one are left out.
+def _by_group(model: nn.Module, batch: Batch, context: Context) -> dict[str, NDArray[np.float64]]:
+    """Sum of |w dL/dw| per index of every group, for one batch.
 
     Raises:
         InputError: the loss is no finite scalar, or a gradient is not finite.
     """
-    parameters = {name: each for name, each in model.named_parameters() if each.is_floating_point()}
-    total: dict[str, Tensor] = {}
-    for each in parameters.values():
-        each.requires_grad_()
-    for number, batch in enumerate(context.batches(limit)):
-        model.zero_grad(set_to_none=True)
-        loss_of(model, batch, context, number).backward()
-        for name, each in parameters.items():
-            if each.grad is not None:
-                total[name] = total.get(name, 0) + each.grad.double()
-    for name, gradient in total.items():
-        if not torch.isfinite(gradient).all():
+    model.zero_grad(set_to_none=True)
+    loss_of(model, batch, context).backward()
+    products = {
+        name: (each.detach() * each.grad).abs() for name, each in model.named_parameters() if each.grad is not None
+    }
+    for name, product in products.items():
+        if not torch.isfinite(product).all():
             msg = f"the gradient of the loss is not finite for parameter {name!r}; check the model and the data"
             raise InputError(msg)
+    return {group.name: _sum(context, group, products) for group in context.groups}
+
+
+def _sum(context: Context, group: Group, products: dict[str, Tensor]) -> NDArray[np.float64]:
+    total = np.zeros((group.size,) if group.outer is None else (group.outer.size, group.size))
+    for name, (_, axes) in context.parameters_of(group).items():
+        if name in products:
+            total += sum_by_index(products[name], axes, group).cpu().numpy()
     return total
 
 
-def _importance(context: Context, group: Group, gradients: dict[str, Tensor]) -> NDArray[np.float64]:
-    """Sum of |w dL/dw| per index, scaled to mean 1: float64 [size] or [outer size, size]."""
-    total = np.zeros((group.size,) if group.outer is None else (group.outer.size, group.size))
-    for name, (tensor, axes) in context.parameters_of(group).items():
-        if name in gradients:
-            total += sum_by_index((tensor.detach() * gradients[name]).abs(), axes, group).cpu().numpy()
-    mean = total.mean()
-    return total / mean if mean > 0 else np.ones_like(total)
+def scaled(importance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same with mean 1; ones where all are 0."""
+    mean = importance.mean()
+    return importance / mean if mean > 0 else np.ones_like(importance)

@@ -108,10 +108,10 @@ def _backward(model: SilencedModel, importance: Any, context: Context, limit: in
     square = hasattr(importance, "accumulate_grad")
     if square:
         importance.zero_grad()
-    for number, batch in enumerate(context.batches(limit)):
+    for batch in context.track(context.batches(limit), "gradients"):
         if square:
             model.zero_grad()
-        loss_of(model, batch, context, number).backward()
+        loss_of(model, batch, context).backward()
         if square:
             importance.accumulate_grad(model)
 

@@ -141,15 +141,25 @@ def test_a_sensitivity_decides_how_much_goes() -> None:
     assert slim.plan.widths["0"][0] > slim.plan.widths["2"][0]
 
 
-def test_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example in docs/scorers.md is a scorer that works."""
+def guide_blocks(monkeypatch: pytest.MonkeyPatch) -> list[types.ModuleType]:
+    """The code blocks of docs/scorers.md, each run in a module of its own."""
     text = GUIDE.read_text(encoding="utf-8")
-    (block,) = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    guide = types.ModuleType("guide")
-    monkeypatch.setitem(sys.modules, "guide", guide)
-    lines = "\n" * text.count("\n", 0, block.start(1))
-    exec(compile(lines + block[1].replace("print(", "shown = str("), str(GUIDE), "exec"), vars(guide))
-    slim, model = guide.slim, guide.model
+    made = []
+    for block in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        guide = types.ModuleType("guide")
+        monkeypatch.setitem(sys.modules, "guide", guide)
+        lines = "\n" * text.count("\n", 0, block.start(1))
+        exec(compile(lines + block[1].replace("print(", "shown = str("), str(GUIDE), "exec"), vars(guide))
+        made.append(guide)
+    return made
+
+
+def test_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples in docs/scorers.md: built-in scorers, and one that works."""
+    built_in, own = guide_blocks(monkeypatch)
+    assert built_in.by_gradients.plan.scorer == "gradnas"
+    assert built_in.by_score.plan.scorer == "fastnas"
+    slim, model = own.slim, own.model
     assert isinstance(slim, fxprune.SlimModule)
     assert slim.plan.scorer == "sharpness"
     assert slim.scores is not None

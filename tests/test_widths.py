@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.errors import InputError
 from fxprune.widths import keep_most_important, width_ranges
 
 
@@ -191,3 +192,17 @@ def test_each_outer_index_keeps_its_own_best() -> None:
     kept = keep_most_important(analysis.groups, scores_of(analysis, given | {nested.name: importance}), widths)
     expected = [sorted(np.argsort(-row)[:5].tolist()) for row in importance]
     assert kept[nested.name].tolist() == expected
+
+
+def test_alignment_by_name_or_pattern() -> None:
+    analysis = fxprune.analyze(residual(), torch.randn(2, 3, 4, 4))
+    ranges = width_ranges(analysis, {"blocks.1.*": 32, "stem": 16}, None)
+    plain = width_ranges(analysis, None, None)
+    assert ranges["blocks.1.0"].step == 32
+    assert ranges["blocks.2.0"] == plain["blocks.2.0"]
+    streams = [name for name in ranges if name not in plain or ranges[name] != plain[name]]
+    assert "blocks.1.0" in streams
+    with pytest.raises(InputError, match=r"align=\{'nothing': ...\} matches no group"):
+        width_ranges(analysis, {"nothing": 8}, None)
+    with pytest.raises(InputError, match="align=0 is no positive"):
+        width_ranges(analysis, {"stem": 0}, None)
