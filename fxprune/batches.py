@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.distributed import world
 from fxprune.errors import InputError
+from fxprune.inputs import device_of
 from fxprune.program import Program
 
 Collect = Callable[[Any], Any]
@@ -69,6 +71,9 @@ def iterate_batches(
     collect: Collect | None = None,
     device: torch.device | None = None,
     limit: int | None = None,
+    *,
+    share: bool = False,
+    skip: int = 0,
 ) -> Iterator[Batch]:
     """Go through the data once.
 
@@ -78,12 +83,16 @@ def iterate_batches(
         collect: batch -> inputs, where a batch is not what `forward` takes.
         device: where tensors are moved to; None to leave them.
         limit: largest number of batches; None for all.
+        share: only this rank's share of them, by position.
+        skip: number of batches to leave out at the beginning.
 
     Raises:
         InputError: there is no batch, or one does not hold what the graph takes.
     """
-    count = 0
-    for count, each in enumerate(islice(data, limit), start=1):  # noqa: B007
+    count, (rank, size) = 0, world() if share else (0, 1)
+    for count, each in enumerate(islice(data, limit), start=1):
+        if count <= skip or (count - 1 - skip) % size != rank:
+            continue
         whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), each)
         yield arrange(whole, program, collect)
     if count == 0:
@@ -154,19 +163,33 @@ def _unusable(found: Any) -> str:
     )
 
 
-def example_from(data: Iterable[Any], root: type, collect: Collect | None = None) -> Any:
-    """Example inputs from the first batch: a tuple, or a dict of what `forward` takes but the labels.
+def example_from(data: Iterable[Any], model: nn.Module, collect: Collect | None = None) -> tuple[Any, str]:
+    """Example inputs from the first batch, on the model's device, and a note that says so.
+
+    They are a tuple, or a dict of what `forward` takes but the labels; one sample, if all tensors have one batch size.
 
     Raises:
         InputError: there is no batch, or it holds no inputs.
     """
     for whole in data:
         args, kwargs = inputs_of(whole, collect)
-        names = forward_names(root)
+        names = forward_names(type(model))
         taken = {name: value for name, value in kwargs.items() if name in names and not is_label(name)}
-        return {**dict(zip(names, args, strict=False)), **taken} if kwargs else args
+        inputs = {**dict(zip(names, args, strict=False)), **taken} if kwargs else args
+        return _one_sample(tree_map(lambda leaf: _moved(leaf, device_of(model)), inputs))
     msg = "data holds no batch"
     raise InputError(msg)
+
+
+def _one_sample(inputs: Any) -> tuple[Any, str]:
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
+    alone = len(sizes) == 1 and min(sizes) > 1
+    if alone:
+        inputs = tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, inputs)
+    shapes = ", ".join("x".join(map(str, leaf[:1].shape if alone else leaf.shape)) for leaf in tensors)
+    what = "one sample" if alone else "all"
+    return inputs, f"example inputs inferred from {what} of the first batch of data: {shapes}; costs are those of it"
 
 
 def forward_names(root: type) -> list[str]:

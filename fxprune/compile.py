@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, analyze_program
-from fxprune.batches import reiterable
+from fxprune.batches import example_from, reiterable
 from fxprune.blocks import Block
 from fxprune.budget import Budget, parse_budget
 from fxprune.capture import capture
 from fxprune.cut import Cut
 from fxprune.depth import choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
+from fxprune.finished import open_store, recall_scores
 from fxprune.passes.bypass import verify_drop
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
@@ -29,7 +31,7 @@ from fxprune.search import build_choices
 from fxprune.search import search as search_widths
 from fxprune.slim_module import SlimModule, assemble, attach_report
 from fxprune.version import __version__
-from fxprune.widths import Floor, keep_most_important, width_ranges
+from fxprune.widths import Align, Floor, keep_most_important, width_ranges
 
 
 def compile(
@@ -44,13 +46,15 @@ def compile(
     collect: Callable[[Any], Any] | None = None,
     scores: Scores | None = None,
     ignore: Sequence[str] = (),
-    align: int | None = None,
+    align: Align | None = None,
     floor: Floor | None = None,
     drop: Sequence[str] = (),
     search: str = "knapsack",
     seed: int = 0,
     strict: bool = False,
     verify: bool = True,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: bool = True,
 ) -> SlimModule:
     """Make a smaller dense model that meets a budget.
 
@@ -59,7 +63,8 @@ def compile(
         budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
             and peak activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40
             MB"). All hold. One FLOP is one multiply or one add.
-        example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
+        example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them: one sample of the first batch
+            of `data`, or else what the model says.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
         data: batches for scorers that need them.
         loss: (output, batch) -> scalar tensor, for scorers that need it.
@@ -67,7 +72,8 @@ def compile(
         collect: batch -> inputs, where a batch is not what `forward` takes.
         scores: of an earlier run on this model (`slim.scores`), to be used instead of scoring again.
         ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
-        align: the multiple that widths are kept to; None for 8, and less for layers too narrow for that.
+        align: the multiple that widths are kept to, for all groups or by name or pattern; None for 8, and less for layers
+            too narrow for that.
         floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
             pattern; None for 5 %.
         drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them); the budget
@@ -76,6 +82,8 @@ def compile(
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
         verify: compare the result with the original, its cut parts silenced, before returning it.
+        checkpoint: file for finished work of the scorer; if the run is interrupted, the same call goes on from there.
+        progress: show on the terminal how far long work is.
 
     Returns:
         The slim module, with `.report`, `.plan` and `.scores`.
@@ -85,6 +93,7 @@ def compile(
         CaptureError: the model cannot be captured.
         InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it
             there.
+        CheckpointError: the checkpoint is damaged, in use, or of another run.
         VerificationError: the result is not what it has to be (a bug; nothing is handed out).
 
     Example:
@@ -99,17 +108,72 @@ def compile(
     started = time.perf_counter()
     data = reiterable(data)
     chosen = _choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
-    whole = analyze_program(capture(model, example_inputs), ignore=ignore, strict=strict)
-    limits = parse_budget(budget, whole.costs.original)
+    subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
+    limits = parse_budget(budget, subject.whole.costs.original)
+    context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
+    scores = score_subject(chosen, scores, context, checkpoint)
+    return build(subject, scores, limits, align, floor, search, seed, verify=verify, started=started)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be pruned, analysed.
+
+    Attributes:
+        whole: the analysis of the whole model.
+        dropped: the blocks that go whole.
+        analysis: that of the model without them.
+        ignore: patterns of what has to keep its shape.
+    """
+
+    whole: Analysis
+    dropped: tuple[Block, ...]
+    analysis: Analysis
+    ignore: tuple[str, ...]
+
+
+def understand(
+    model: nn.Module,
+    example_inputs: Any,
+    data: Iterable[Any] | None,
+    collect: Callable[[Any], Any] | None,
+    *,
+    ignore: Sequence[str],
+    drop: Sequence[str],
+    strict: bool,
+) -> Subject:
+    """Capture and analyze; without example inputs, one sample of the data's first batch serves."""
+    notes: tuple[str, ...] = ()
+    if example_inputs is None and data is not None and isinstance(model, nn.Module):
+        example_inputs, note = example_from(data, model, collect)
+        notes = (note,)
+    program = capture(model, example_inputs)
+    program = replace(program, notes=(*notes, *program.notes))
+    whole = analyze_program(program, ignore=ignore, strict=strict)
     dropped = choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
-    context = Context(model, analysis, data, loss, score, collect, seed, align, floor)
-    scores = _score(chosen, scores, context)
+    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
+
+
+def build(
+    subject: Subject,
+    scores: Scores,
+    limits: Budget,
+    align: Align | None,
+    floor: Floor | None,
+    search: str,
+    seed: int,
+    *,
+    verify: bool,
+    started: float,
+) -> SlimModule:
+    """Search, rewrite, verify, report."""
+    whole, dropped, analysis = subject.whole, subject.dropped, subject.analysis
     widths = _search(analysis, scores, limits, align, floor, search)
     cut, plan = _decide(analysis, scores, widths, limits, search, seed)
     plan = replace(
         plan,
-        ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
+        ignore=subject.ignore,
         dropped=tuple(block.name for block in dropped),
         signature=signature_of(whole.program),
     )
@@ -137,7 +201,10 @@ def _choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[s
     return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
 
 
-def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Scores:
+def score_subject(
+    scorer: Scorer | None, scores: Scores | None, context: Context, checkpoint: str | PathLike[str] | None
+) -> Scores:
+    """The scores given, checked, or those of the scorer."""
     if scorer is None:
         if not isinstance(scores, Scores):
             msg = f"scores is a {type(scores).__name__}; pass the scores of an earlier run, for example slim.scores"
@@ -149,11 +216,12 @@ def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Sc
             raise InputError(msg) from None
         return scores
     check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
-    return run_scorer(scorer, context)
+    with open_store(checkpoint, scorer, context) as store:
+        return recall_scores(store, scorer.name, lambda: run_scorer(scorer, replace(context, store=store)))
 
 
 def _search(
-    analysis: Analysis, scores: Scores, limits: Budget, align: int | None, floor: Floor | None, method: str
+    analysis: Analysis, scores: Scores, limits: Budget, align: Align | None, floor: Floor | None, method: str
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
     ranges = width_ranges(analysis, align, floor)

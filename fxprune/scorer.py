@@ -11,10 +11,10 @@ A package adds one by an entry point in the group `fxprune.scorers`: a class tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -30,10 +30,15 @@ from fxprune.passes.magnitude import Magnitude
 from fxprune.passes.random_scores import Random
 from fxprune.passes.taylor import Taylor
 from fxprune.passes.torch_pruning import TorchPruning, is_importance
+from fxprune.progress import track
+from fxprune.records import Values
 from fxprune.scores import Scores
-from fxprune.widths import Floor, Range, width_ranges
+from fxprune.store import Store
+from fxprune.widths import Align, Floor, Range, width_ranges
+from fxprune.work import accumulate, evaluate
 
 ENTRY_POINTS = "fxprune.scorers"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Context:
         seed: for whatever is random.
         align: the multiple that widths are kept to, if the user gave one.
         floor: smallest widths, if the user gave them.
+        store: finished work by key, in memory and in the user's checkpoint file.
+        progress: whether long work is shown on the terminal.
     """
 
     model: nn.Module
@@ -59,30 +66,82 @@ class Context:
     score: Callable[[nn.Module], float] | None = None
     collect: Callable[[Any], Any] | None = None
     seed: int = 0
-    align: int | None = None
+    align: Align | None = None
     floor: Floor | None = None
+    store: Store = field(default_factory=Store)
+    progress: bool = True
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """All dependency groups."""
         return self.analysis.groups
 
-    def batches(self, limit: int | None = None) -> Iterator[Batch]:
-        """The user's data, arranged for the graph, on the model's device."""
-        assert self.data is not None
-        return iterate_batches(self.data, self.analysis.program, self.collect, device_of(self.model), limit)
+    def batches(self, limit: int | None = None, *, share: bool = False, skip: int = 0) -> Iterator[Batch]:
+        """The user's data, arranged for the graph, on the model's device; each call goes through it from the start.
+
+        Args:
+            limit: largest number of batches; None for all.
+            share: only this rank's share, where several processes work (`fxprune.distributed`).
+            skip: number of batches to leave out at the beginning.
+
+        Raises:
+            InputError: there is no data, no batch, or a batch that the graph cannot take.
+        """
+        if self.data is None:
+            msg = "the scorer goes through batches, and there is no data; pass data= to fxprune.compile"
+            raise InputError(msg)
+        program, device = self.analysis.program, device_of(self.model)
+        return iterate_batches(self.data, program, self.collect, device, limit, share=share, skip=skip)
+
+    def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+        """Go through the items and show how far it is, where it takes longer than a second and there is a terminal."""
+        return track(items, what, total) if self.progress else iter(items)
+
+    def evaluate(
+        self, keys: Sequence[str], compute: Callable[[str], Mapping[str, Any]], what: str
+    ) -> dict[str, Values]:
+        """What `compute(key)` returns for every key: shared among processes, remembered in the store, with progress.
+
+        Args:
+            keys: what is to be computed, each by itself: the same list on every rank. They are keys of the store.
+            compute: key -> named arrays of float64 or int64, or what JSON can say.
+            what: what is being done, for the display.
+        """
+        return evaluate(keys, compute, what, self.store, self.track)
+
+    def accumulate(
+        self, key: str, compute: Callable[[Batch], Mapping[str, Any]], what: str, limit: int | None = None
+    ) -> tuple[dict[str, Any], int]:
+        """Sums over batches of what `compute(batch)` returns: shared, remembered and shown likewise.
+
+        Sums are float64 and added in the order of the batches, whatever the number of processes.
+
+        Args:
+            key: of the running sums in the store.
+            compute: batch -> named arrays (NumPy, or tensors on the CPU).
+            what: what is being done, for the display.
+            limit: largest number of batches; None for all.
+
+        Returns:
+            The sums, and the number of batches.
+        """
+
+        def share(skip: int) -> Iterator[Batch]:
+            return self.batches(limit, share=True, skip=skip)
+
+        return accumulate(key, share, compute, what, self.store, self.track, self._count(limit))
+
+    def _count(self, limit: int | None) -> int | None:
+        """Number of batches, where it is known."""
+        try:
+            count = len(self.data) if isinstance(self.data, Sized) else None
+        except TypeError:  # a DataLoader over a data set without a length
+            count = None
+        return limit if count is None else count if limit is None else min(count, limit)
 
     def range_of(self, group: Group) -> Range:
         """The widths that a group may be cut to."""
         return width_ranges(self.analysis, self.align, self.floor)[group.name]
-
-    def recall(self, key: str, compute: Callable[[], float]) -> float:
-        """What `compute` returns."""
-        return compute()
-
-    def share_out(self, work: Sequence[tuple[str, Any]], compute: Callable[[Any], float]) -> dict[str, float]:
-        """What `compute` returns for each piece of work, by its key."""
-        return {key: compute(each) for key, each in work}
 
     def parameters_of(self, group: Group) -> dict[str, tuple[Tensor, Axes]]:
         """Every parameter in which the group's indices occur, with its axes; buffers and constants are left out."""

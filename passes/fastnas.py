@@ -92,7 +92,9 @@ class FastNAS:
     def _measure(self, trial: Trial, candidates: Mapping[str, tuple[int, ...]], context: Context) -> dict[str, Known]:
         """Score drops by group and width, as many as `share` allows."""
         known: dict[str, Known] = {name: {} for name in candidates}
-        base = context.evaluate([ORIGINAL], lambda _: {"score": trial.base()}, "score of the original")[ORIGINAL]["score"]
+        base = context.evaluate([ORIGINAL], lambda _: {"score": trial.base()}, "score of the original")[ORIGINAL][
+            "score"
+        ]
         exhaustive = sum(len(widths) - 1 for widths in candidates.values())
         left = ceil(self.share * exhaustive)
         while places := _next_places(candidates, known, left):

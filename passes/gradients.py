@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def mask_gradient(model: SilencedModel, masks: Tensor, batch: Batch, context: Context) -> Tensor:
-    """d loss / d mask at mask = 1 for one batch: float64 on the CPU, laid out as the masks are.
+    """D loss / d mask at mask = 1 for one batch: float64 on the CPU, laid out as the masks are.
 
     Raises:
         InputError: the loss is no finite scalar with a gradient, or the gradient is not finite.

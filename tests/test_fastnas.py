@@ -81,10 +81,9 @@ def _curve(scores: fxprune.Scores, group: str) -> tuple[tuple[int, ...], tuple[f
 
 def test_a_third_of_the_evaluations_comes_close_to_the_whole_map() -> None:
     model, score, count = model_and_score()
-    context = context_of(model, score)
-    whole = FastNAS(share=1.0, smooth=0.0).score(context)
+    whole = FastNAS(share=1.0, smooth=0.0).score(context_of(model, score))
     count[0] = 0
-    part = FastNAS(smooth=0.0).score(context)
+    part = FastNAS(smooth=0.0).score(context_of(model, score))
     assert count[0] == part.effort["evaluations"]
     assert count[0] - 1 <= -(-(whole.effort["evaluations"] - 1) // 3)
     for name, curve in whole.sensitivity.items():
@@ -104,11 +103,10 @@ def test_a_group_that_loses_nothing_is_measured_once() -> None:
 def test_batchnorm_is_recalibrated_for_candidates_and_left_as_it_was() -> None:
     model, score, _ = model_and_score()
     before = copy.deepcopy(model.state_dict())
-    context = context_of(model, score, data=[IMAGES])
-    calibrated = FastNAS(smooth=0.0).score(context)
+    calibrated = FastNAS(smooth=0.0).score(context_of(model, score, data=[IMAGES]))
     plain = FastNAS(smooth=0.0).score(context_of(model, score))
     assert calibrated.sensitivity != plain.sensitivity
-    again = FastNAS(smooth=0.0).score(context)
+    again = FastNAS(smooth=0.0).score(context_of(model, score, data=[IMAGES]))
     assert again.sensitivity == calibrated.sensitivity
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 

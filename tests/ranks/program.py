@@ -1,0 +1,161 @@
+"""What each process of a multi-process test runs: `python -m tests.ranks.program CASE RANK SIZE FOLDER`.
+
+It writes what its rank ends with to `FOLDER/CASE-SIZE-RANK.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+import fxprune
+from fxprune.distributed import from_first, mine, summed, together, world
+from fxprune.distributed import merged as merge
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Sums over batches and evaluations, both shared; writes down what its rank does."""
+
+    log: Path | None = field(default=None, compare=False)
+    name: str = "shared"
+    needs: frozenset[str] = field(default=frozenset({"data"}))
+
+    def score(self, context: fxprune.Context) -> fxprune.Scores:
+        """Mean squares of the hidden features, and a curve."""
+        layer = context.model.get_submodule("0")
+
+        def squares(batch: Any) -> dict[str, Tensor]:
+            self.note("batch")
+            return {"hidden": layer(batch.args[0]).detach().double().square().sum(0)}
+
+        def evaluate(key: str) -> dict[str, float]:
+            self.note(key)
+            return {"loss": 1.0 / int(key)}
+
+        sums, count = context.accumulate("squares", squares, "measuring", limit=9)
+        losses = context.evaluate(["8", "16", "32", "48", "64"], evaluate, "evaluating")
+        curve = fxprune.Curve(tuple(map(int, losses)), tuple(each["loss"] for each in losses.values()))
+        return fxprune.Scores(self.name, {"0": sums["hidden"] / count}, {"0": curve})
+
+    def note(self, what: str) -> None:
+        """One line for one piece of work."""
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{world()[0]} {what}\n")
+
+
+def model_and_data() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """The same on every rank."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    return model, [(torch.randn(5, 8), torch.randint(0, 4, (5,))) for _ in range(11)]
+
+
+def described(slim: fxprune.SlimModule) -> dict[str, Any]:
+    """Plan and scores, to the last bit."""
+    assert slim.scores is not None
+    importance = {name: each.tobytes().hex() for name, each in slim.scores.importance.items()}
+    return {"plan": slim.plan.to_json(), "importance": importance}
+
+
+def shared(folder: Path) -> dict[str, Any]:
+    """A scorer that shares its work, with a checkpoint."""
+    model, data = model_and_data()
+    size = world()[1]
+    options: dict[str, Any] = {"data": data, "checkpoint": folder / f"shared-{size}.ckpt"}
+    return described(fxprune.compile(model, "50%", scorer=Shared(folder / f"shared-{size}.log"), **options))
+
+
+def built_in(name: str) -> Callable[[Path], dict[str, Any]]:
+    """A built-in scorer."""
+
+    def case(folder: Path) -> dict[str, Any]:
+        model, data = model_and_data()
+
+        def loss(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return nn.functional.cross_entropy(output, batch[1])
+
+        def score(module: nn.Module) -> float:
+            with torch.no_grad():
+                return -float(sum(loss(module(batch[0]), batch) for batch in data))
+
+        return described(fxprune.compile(model, "50%", scorer=name, data=data, loss=loss, score=score))
+
+    return case
+
+
+def exchange(folder: Path) -> dict[str, Any]:
+    """The exchanging functions themselves."""
+    rank, size = world()
+    values = np.random.default_rng(1).normal(size=(size, 4)) * 10.0 ** (7 * np.arange(4))
+    total = summed({"all": values[rank], **({"first": values[0]} if rank == 0 else {})})
+    expected = values[0]
+    for row in values[1:]:
+        expected = expected + row
+    assert total["all"].tobytes() == expected.tobytes()
+    assert total["first"].tobytes() == values[0].tobytes()
+    assert merge({f"of {rank}": rank, "both": rank}) == {**{f"of {each}": each for each in range(size)}, "both": 0}
+    assert from_first(lambda: ("made", rank)) == ("made", 0)
+    return {"mine": list(mine("abcde"))}
+
+
+def failing(folder: Path) -> dict[str, Any]:
+    """One rank fails; the others must not wait for it."""
+    rank, _ = world()
+
+    def work() -> int:
+        if rank == 1:
+            raise ValueError("out of luck")
+        return rank
+
+    try:
+        together(work)
+    except (ValueError, fxprune.FxpruneError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {}
+
+
+def locked(folder: Path) -> dict[str, Any]:
+    """The checkpoint cannot be opened by rank 0: all say so."""
+    model, data = model_and_data()
+    try:
+        fxprune.compile(model, "50%", data=data, scorer=Shared(), checkpoint=folder / "nowhere" / "search.ckpt")
+    except fxprune.FxpruneError as error:
+        return {"error": str(error)}
+    return {}
+
+
+CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "shared": shared,
+    "exchange": exchange,
+    "failing": failing,
+    "locked": locked,
+    **{name: built_in(name) for name in ("magnitude", "gradnas", "taylor", "fastnas")},
+}
+
+
+def main(cases: str, rank: int, size: int, folder: Path) -> None:
+    """Join the group, run the cases one after the other, write what came out."""
+    torch.set_num_threads(1)
+    if size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
+    for case in cases.split(","):
+        result = CASES[case](folder)
+        (folder / f"{case}-{size}-{rank}.json").write_text(json.dumps(result))
+    if size > 1:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

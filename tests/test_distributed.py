@@ -1,0 +1,87 @@
+"""Several processes give what one gives, share the work, and fail together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fxprune.scorer import BUILT_IN
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORERS = sorted(BUILT_IN.keys() & {"magnitude", "gradnas", "taylor", "fastnas"})
+SIZE = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case in two processes, those that are compared in one too."""
+    folder = tmp_path_factory.mktemp("ranks")
+    compared = ["shared", *SCORERS]
+    runs = [(compared, 0, 1), *((["exchange", "failing", "locked", *compared], rank, SIZE) for rank in range(SIZE))]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks.program"]
+    started = [
+        subprocess.Popen(
+            [*command, ",".join(cases), str(rank), str(size), str(folder)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for cases, rank, size in runs
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    return folder
+
+
+def results(folder: Path, case: str, size: int) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.mark.parametrize("case", ["shared", *SCORERS])
+def test_as_many_as_there_are_give_the_same_plan(folder: Path, case: str) -> None:
+    (alone,) = results(folder, case, 1)
+    for each in results(folder, case, SIZE):
+        assert each["plan"] == alone["plan"]
+        assert each["importance"].keys() == alone["importance"].keys()
+
+
+def test_sums_over_batches_are_the_same_to_the_last_bit(folder: Path) -> None:
+    (alone,) = results(folder, "shared", 1)
+    assert all(each == alone for each in results(folder, "shared", SIZE))
+
+
+def test_the_work_is_shared(folder: Path) -> None:
+    lines = Counter((folder / f"shared-{SIZE}.log").read_text().splitlines())
+    assert lines == Counter({"0 batch": 5, "1 batch": 4, **dict.fromkeys(["0 8", "1 16", "0 32", "1 48", "0 64"], 1)})
+
+
+def test_the_checkpoint_holds_what_all_ranks_did(folder: Path) -> None:
+    """One file, written by rank 0; the work of one process fits it to the byte, apart from how often sums were written."""
+    alone, together = (
+        {line[17:] for line in (folder / f"shared-{size}.ckpt").read_bytes().splitlines() if b'"count"' not in line}
+        for size in (1, SIZE)
+    )
+    assert alone == together
+
+
+def test_exchanging(folder: Path) -> None:
+    assert [each["mine"] for each in results(folder, "exchange", SIZE)] == [["a", "c", "e"], ["b", "d"]]
+
+
+def test_a_rank_that_fails_takes_the_others_with_it(folder: Path) -> None:
+    first, second = results(folder, "failing", SIZE)
+    assert first["error"] == "FxpruneError: rank 1 failed: ValueError: out of luck"
+    assert second["error"] == "ValueError: out of luck"
+
+
+def test_a_checkpoint_that_cannot_be_opened(folder: Path) -> None:
+    first, second = results(folder, "locked", SIZE)
+    assert first["error"].startswith("the checkpoint")
+    assert second["error"].startswith("rank 0 failed: CheckpointError: the checkpoint")
