@@ -107,12 +107,13 @@ def compile(
     """
     started = time.perf_counter()
     scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
-    chosen = _choose_scorer(scorer, scores)
+    chosen = choose_scorer(scorer, scores)
     data = reiterable(data)
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
     limits = parse_budget(budget, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, progress=progress)
-    scores = score_subject(chosen, scores, context, checkpoint, signature_of(subject.whole.program))
+    with open_store(checkpoint, chosen, context) as store:
+        scores = score_subject(chosen, scores, subject, replace(context, store=store))
     return build(subject, scores, limits, align, floor, search, seed, verify=verify, started=started)
 
 
@@ -192,7 +193,7 @@ def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: 
     return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
 
 
-def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
+def choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
     """The scorer to run; None where scores are given. "auto" is magnitude, the one built-in scorer of this version."""
     if scores is not None:
         if scorer != "auto":
@@ -202,20 +203,13 @@ def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None
     return find_scorer("magnitude" if scorer == "auto" else scorer)
 
 
-def score_subject(
-    scorer: Scorer | None,
-    scores: Scores | None,
-    context: Context,
-    checkpoint: str | PathLike[str] | None,
-    signature: Mapping[str, tuple[tuple[int, ...], str]],
-) -> Scores:
+def score_subject(scorer: Scorer | None, scores: Scores | None, subject: Subject, context: Context) -> Scores:
     """The scores given, checked, or those of the scorer."""
+    signature = signature_of(subject.whole.program)
     if scorer is None:
         return _check_given(scores, context, signature)
     check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
-    with open_store(checkpoint, scorer, context) as store:
-        found = recall_scores(store, scorer.name, lambda: run_scorer(scorer, replace(context, store=store)))
-    return replace(found, signature=signature)
+    return replace(recall_scores(context.store, scorer.name, lambda: run_scorer(scorer, context)), signature=signature)
 
 
 def _check_given(
