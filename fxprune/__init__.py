@@ -19,6 +19,7 @@ from fxprune.errors import (
     RewriteError,
     VerificationError,
 )
+from fxprune.front import Front, Point
 from fxprune.lower import lower
 from fxprune.plan import Plan
 from fxprune.profile import profile
@@ -27,6 +28,7 @@ from fxprune.rules import Role, rule
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
 from fxprune.slim_module import SlimModule
+from fxprune.sweep import sweep
 from fxprune.version import __version__
 
 __all__ = [
@@ -39,12 +41,14 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "Front",
     "FxpruneError",
     "GraphError",
     "InfeasibleBudget",
     "InputError",
     "Plan",
     "PluginError",
+    "Point",
     "Report",
     "RewriteError",
     "Role",
@@ -61,4 +65,5 @@ __all__ = [
     "profile",
     "rewritten",
     "rule",
+    "sweep",
 ]

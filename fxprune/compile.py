@@ -23,7 +23,7 @@ from fxprune.finished import open_store, recall_scores
 from fxprune.passes.bypass import verify_drop
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
-from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
+from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, widths_of
 from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
 from fxprune.scores import Scores
@@ -44,7 +44,7 @@ def compile(
     loss: Callable[[Any, Any], Tensor] | None = None,
     score: Callable[[nn.Module], float] | None = None,
     collect: Callable[[Any], Any] | None = None,
-    scores: Scores | None = None,
+    scores: Scores | str | PathLike[str] | None = None,
     ignore: Sequence[str] = (),
     align: Align | None = None,
     floor: Floor | None = None,
@@ -70,7 +70,8 @@ def compile(
         loss: (output, batch) -> scalar tensor, for scorers that need it.
         score: model -> float, higher is better, for scorers that need it.
         collect: batch -> inputs, where a batch is not what `forward` takes.
-        scores: of an earlier run on this model (`slim.scores`), to be used instead of scoring again.
+        scores: of an earlier run on this model (`slim.scores`, or a file that it was saved to), to be used instead of
+            scoring again.
         ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
         align: the multiple that widths are kept to, for all groups or by name or pattern; None for 8, and less for layers
             too narrow for that.
@@ -106,12 +107,14 @@ def compile(
         (torch.Size([5, 4]), (32, 64))
     """
     started = time.perf_counter()
+    scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     data = reiterable(data)
-    chosen = _choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
+    chosen = choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
     limits = parse_budget(budget, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
-    scores = score_subject(chosen, scores, context, checkpoint)
+    with open_store(checkpoint, chosen, context) as store:
+        scores = score_subject(chosen, scores, subject, replace(context, store=store))
     return build(subject, scores, limits, align, floor, search, seed, verify=verify, started=started)
 
 
@@ -191,8 +194,14 @@ def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: 
     return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
 
 
-def _choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[str, object]) -> Scorer | None:
-    """The scorer to run; None where scores are given."""
+def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[str, object]) -> Scorer | None:
+    """The scorer to run; None where scores are given.
+
+    Args:
+        scorer: "auto", a name or an object.
+        scores: those of an earlier run.
+        given: what the user gave of data, loss and score.
+    """
     if scores is not None:
         if scorer != "auto":
             msg = "both scores= and scorer= are given; scores= replaces scoring, so leave scorer= out"
@@ -201,23 +210,32 @@ def _choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[s
     return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
 
 
-def score_subject(
-    scorer: Scorer | None, scores: Scores | None, context: Context, checkpoint: str | PathLike[str] | None
-) -> Scores:
+def score_subject(scorer: Scorer | None, scores: Scores | None, subject: Subject, context: Context) -> Scores:
     """The scores given, checked, or those of the scorer."""
+    signature = signature_of(subject.whole.program)
     if scorer is None:
-        if not isinstance(scores, Scores):
-            msg = f"scores is a {type(scores).__name__}; pass the scores of an earlier run, for example slim.scores"
-            raise InputError(msg)
-        try:
-            check_scores(scores, context.groups)
-        except PluginError as error:
-            msg = f"scores= belongs to another model: {error}. Leave scores= out to score again"
-            raise InputError(msg) from None
-        return scores
+        return _check_given(scores, context, signature)
     check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
-    with open_store(checkpoint, scorer, context) as store:
-        return recall_scores(store, scorer.name, lambda: run_scorer(scorer, replace(context, store=store)))
+    return replace(recall_scores(context.store, scorer.name, lambda: run_scorer(scorer, context)), signature=signature)
+
+
+def _check_given(
+    scores: Scores | None, context: Context, signature: Mapping[str, tuple[tuple[int, ...], str]]
+) -> Scores:
+    if not isinstance(scores, Scores):
+        msg = f"scores is a {type(scores).__name__}; pass the scores of an earlier run, such as slim.scores, or a file"
+        raise InputError(msg)
+    if scores.signature and scores.signature != signature:
+        msg = (
+            f"scores= belongs to another model: {difference(scores.signature, signature)}. Leave it out to score again"
+        )
+        raise InputError(msg)
+    try:
+        check_scores(scores, context.groups)
+    except PluginError as error:
+        msg = f"scores= belongs to another model: {error}. Leave scores= out to score again"
+        raise InputError(msg) from None
+    return scores
 
 
 def _search(

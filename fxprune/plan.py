@@ -213,6 +213,19 @@ def signature_of(program: Program) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
+def difference(
+    stored: Mapping[str, tuple[tuple[int, ...], str]], found: Mapping[str, tuple[tuple[int, ...], str]]
+) -> str:
+    """In words, the first parameter or buffer by which two signatures differ, and how many do."""
+    differing = [name for name in {**stored, **found} if stored.get(name) != found.get(name)]
+    told = []
+    for whose, signature in (("the other", stored), ("this model", found)):
+        shape, dtype = signature.get(differing[0], (None, ""))
+        told.append(f"{whose} {'lacks it' if shape is None else f'has {dtype} {list(shape)}'}")
+    more = f" ({len(differing)} tensors differ)" if len(differing) > 1 else ""
+    return f"{differing[0]}: {', '.join(reversed(told))}{more}"
+
+
 def widths_of(groups: tuple[Group, ...], widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     """Kept and original size of every group."""
     return {group.name: (widths[group.name], group.size) for group in groups}

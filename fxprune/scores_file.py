@@ -6,13 +6,103 @@ widths.<group>, loss.<group>   int64 [n] and float64 [n]: the sensitivity curve,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from fxprune.errors import CheckpointError
+from fxprune.errors import BackendError, CheckpointError
 from fxprune.scores import Curve, Scores
+from fxprune.version import __version__
+
+HEADER = "fxprune"
+SCHEMA = 1
+
+
+def save_scores(scores: Scores, path: str | PathLike[str]) -> None:
+    """Write scores to a file, which appears whole or not at all.
+
+    Raises:
+        CheckpointError: there can be no such file.
+    """
+    from safetensors.numpy import save
+
+    from fxprune.backends.atomic import replacing
+
+    header = {
+        "schema": SCHEMA,
+        "scorer": scores.scorer,
+        "signature": {name: [list(shape), dtype] for name, (shape, dtype) in scores.signature.items()},
+        "versions": {"fxprune": __version__, "torch": str(torch.__version__)},
+    }
+    content = save(arrays_of(scores), {HEADER: json.dumps(header)})
+    try:
+        with replacing(Path(path)) as made:
+            made.write_bytes(content)
+    except BackendError as error:
+        msg = f"the scores cannot be saved: {error}"
+        raise CheckpointError(msg) from None
+
+
+def load_scores(path: str | PathLike[str]) -> Scores:
+    """Read scores from a file.
+
+    Raises:
+        CheckpointError: there is no such file, or it does not hold scores.
+    """
+    try:
+        header, arrays = _read(Path(path))
+        scores = scores_of(header["scorer"], arrays)
+        signature = {name: _shape_and_type(each) for name, each in header["signature"].items()}
+    except CheckpointError as error:
+        msg = f"{path} does not hold scores: {error}"
+        raise CheckpointError(msg) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"{path} does not hold scores: {type(error).__name__}: {error}"
+        raise CheckpointError(msg) from error
+    return replace(scores, signature=signature)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        msg = "there is no such file"
+        raise CheckpointError(msg)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if HEADER not in metadata:
+                msg = "it is a safetensors file of something else"
+                raise CheckpointError(msg)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError) as error:
+        msg = f"it cannot be read as a safetensors file: {error}"
+        raise CheckpointError(msg) from error
+    return _checked(json.loads(metadata[HEADER])), arrays
+
+
+def _checked(header: dict[str, Any]) -> dict[str, Any]:
+    if header["schema"] != SCHEMA:
+        msg = f"it has schema {header['schema']!r}, and this version of fxprune reads {SCHEMA}; update fxprune"
+        raise CheckpointError(msg)
+    if header.keys() != {"schema", "scorer", "signature", "versions"} or not isinstance(header["scorer"], str):
+        msg = f"its header has the fields {sorted(header)}"
+        raise CheckpointError(msg)
+    return header
+
+
+def _shape_and_type(stored: Any) -> tuple[tuple[int, ...], str]:
+    shape, dtype = stored
+    if not (isinstance(dtype, str) and all(isinstance(size, int) and size >= 0 for size in shape)):
+        msg = f"its signature holds {stored!r}"
+        raise CheckpointError(msg)
+    return tuple(shape), dtype
 
 
 def arrays_of(scores: Scores) -> dict[str, np.ndarray[Any, Any]]:
@@ -23,6 +113,7 @@ def arrays_of(scores: Scores) -> dict[str, np.ndarray[Any, Any]]:
     for group, curve in scores.sensitivity.items():
         arrays[f"widths.{group}"] = np.array(curve.widths, dtype=np.int64)
         arrays[f"loss.{group}"] = np.array(curve.loss, dtype=np.float64)
+    arrays.update({f"effort.{what}": np.array([count], dtype=np.int64) for what, count in scores.effort.items()})
     return arrays
 
 
@@ -44,13 +135,15 @@ def scores_of(scorer: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Scores
         raise CheckpointError(msg)
     curves = {group: _curve(group, widths, parts["loss"][group]) for group, widths in parts["widths"].items()}
     try:
-        return Scores(scorer, {group: each.copy() for group, each in parts["importance"].items()}, curves)
+        importance = {group: each.copy() for group, each in parts["importance"].items()}
+        effort = {what: int(each.sum()) for what, each in parts["effort"].items()}
+        return Scores(scorer, importance, curves, effort=effort)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
 
-_TYPES = {"importance": "float64", "widths": "int64", "loss": "float64"}
-_RANKS = {"importance": (1, 2), "widths": (1,), "loss": (1,)}
+_TYPES = {"importance": "float64", "widths": "int64", "loss": "float64", "effort": "int64"}
+_RANKS = {"importance": (1, 2), "widths": (1,), "loss": (1,), "effort": (1,)}
 
 
 def _curve(group: str, widths: np.ndarray[Any, Any], loss: np.ndarray[Any, Any]) -> Curve:

@@ -87,7 +87,8 @@ class FastNAS:
         measured = self._measure(trial, candidates, context)
         expected = {group.name: _expected(context, group, ordered, candidates[group.name]) for group in context.groups}
         curves = _curves(candidates, measured, expected, self.smooth)
-        return Scores(self.name, ordered.importance, curves, {"evaluations": sum(map(len, measured.values())) + 1})
+        effort = {"evaluations": sum(map(len, measured.values())) + 1}
+        return Scores(self.name, ordered.importance, curves, effort=effort)
 
     def _measure(self, trial: Trial, candidates: Mapping[str, tuple[int, ...]], context: Context) -> dict[str, Known]:
         """Score drops by group and width, as many as `share` allows."""

@@ -21,11 +21,10 @@ PRINT = {"model": "a", "weights": "b", "data": "c"}
 VALUES = {"sum": np.array([[0.1, -0.0], [math.inf, 1e-320]]), "at": np.array([3, -(2**62)]), "note": ["x", None, 0.1]}
 
 
-def same(left: Any, right: Any) -> bool:
-    if isinstance(left, np.ndarray):
-        return bool(left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
-    equal: bool = left == right
-    return equal and type(left) is type(right)
+def same(left: object, right: object) -> bool:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
+    return type(left) is type(right) and repr(left) == repr(right)
 
 
 def alike(left: dict[str, Any], right: dict[str, Any]) -> bool:
