@@ -93,11 +93,18 @@ def iterate_batches(
     for count, each in enumerate(islice(data, limit), start=1):
         if count <= skip or (count - 1 - skip) % size != rank:
             continue
-        whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), each)
+        whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), _plain(each))
         yield arrange(whole, program, collect)
     if count == 0:
         msg = "data holds no batch; a one-shot iterator that was gone through before is empty: pass a list or a loader"
         raise InputError(msg)
+
+
+def _plain(whole: Any) -> Any:
+    """A mapping of another class (a tokenizer's output, for example) as a dict, so that its tensors are found."""
+    if isinstance(whole, Mapping) and not isinstance(whole, dict):
+        return dict(whole)
+    return whole
 
 
 def _moved(leaf: Any, device: torch.device) -> Any:
@@ -210,4 +217,10 @@ def noting(name: str, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except Exception as error:
         error.add_note(f"raised by the function that was passed as {name}=")
+        error.__dict__["fxprune_argument"] = name
         raise
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error was raised by a function of the user's."""
+    return "fxprune_argument" in getattr(error, "__dict__", {})

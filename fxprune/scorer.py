@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
-from fxprune.batches import Batch, iterate_batches
+from fxprune.batches import Batch, is_users, iterate_batches
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.inputs import device_of
@@ -269,11 +270,16 @@ def run_scorer(scorer: Scorer, context: Context) -> Scores:
     Raises:
         PluginError: a group has no importances, or of another shape.
     """
+    if not context.groups:
+        return Scores(scorer.name, {})
     try:
-        scores: object = scorer.score(context)
+        with torch.inference_mode(False), torch.enable_grad():
+            scores: object = scorer.score(context)
     except FxpruneError:
         raise
     except Exception as error:
+        if is_users(error):
+            raise
         msg = f"the scorer {scorer.name!r} failed: {type(error).__name__}: {error}"
         raise PluginError(msg) from error
     if not isinstance(scores, Scores):

@@ -44,6 +44,7 @@ from fxprune.widths import largest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fxprune.batches import Batch
     from fxprune.groups import Group
     from fxprune.scorer import Context
 
@@ -62,7 +63,7 @@ class FastNAS:
     Attributes:
         order: the scorer that decides which indices go at a width.
         step: distance of candidate widths as a share of a group's size.
-        share: share of the exhaustive map that is evaluated at most.
+        share: share of the exhaustive map that is evaluated at most, beyond one evaluation for each group.
         smooth: share that the loss expected by `order` has of the curves; 0 for the measured loss alone.
         recalibration_batches: batches of `data` for BatchNorm statistics, per evaluation.
     """
@@ -75,6 +76,13 @@ class FastNAS:
     name: str = "fastnas"
     needs: frozenset[str] = field(default=frozenset({"score"}))
 
+    def __post_init__(self) -> None:
+        """Refuse options that say nothing."""
+        valid = 0 < self.step < 1 and 0 <= self.share <= 1 and self.smooth >= 0 and self.recalibration_batches >= 1
+        if not valid:
+            msg = f"{self} needs 0 < step < 1, 0 <= share <= 1, smooth >= 0 and recalibration_batches >= 1"
+            raise InputError(msg)
+
     def score(self, context: Context) -> Scores:
         """Importance by `order`, and the sensitivity of every group."""
         from fxprune.scorer import check_needs, find_scorer, run_scorer
@@ -83,7 +91,9 @@ class FastNAS:
         check_needs(ordering, {"data": context.data, "loss": context.loss, "score": context.score})
         ordered = run_scorer(ordering, context)
         candidates = {group.name: candidate_widths(context, group, self.step) for group in context.groups}
-        trial = Trial(silenced_model(context.analysis), context, ordered, self.recalibration_batches)
+        # The same batches for all candidates, also where the data shuffles.
+        batches = [] if context.data is None else list(context.batches(self.recalibration_batches))
+        trial = Trial(silenced_model(context.analysis, own_weights=True), context, ordered, batches)
         measured = self._measure(trial, candidates, context)
         expected = {group.name: _expected(context, group, ordered, candidates[group.name]) for group in context.groups}
         curves = _curves(candidates, measured, expected, self.smooth)
@@ -119,13 +129,13 @@ class Trial:
         model: the original with switches.
         context: the user's score and data.
         ordered: which indices are kept first.
-        batches: number of batches for BatchNorm statistics.
+        batches: for BatchNorm statistics; none to leave them.
     """
 
     model: SilencedModel
     context: Context
     ordered: Scores
-    batches: int
+    batches: list[Batch]
 
     def base(self) -> float:
         """Score of the original."""
@@ -135,10 +145,10 @@ class Trial:
         """Score with one group cut to a width."""
         name, width = place
         with self.model.silenced({name: largest(self.ordered.importance[name], width)}):
-            if self.context.data is None:
+            if not self.batches:
                 return self._score(f"{name} cut to {width}")
             statistics = [each.clone() for each in _statistics(self.model)]
-            recalibrate(self.model, self.context.batches(self.batches))
+            recalibrate(self.model, self.batches)
             found = self._score(f"{name} cut to {width}")
             with torch.no_grad():
                 for each, before in zip(_statistics(self.model), statistics, strict=True):
@@ -148,10 +158,17 @@ class Trial:
     def _score(self, what: str) -> float:
         assert self.context.score is not None
         self.model.eval()
+        before = [each._version for each in self.model.parameters()]
         with torch.no_grad():
             found = noting("score", self.context.score, self.model)
+        if before != [each._version for each in self.model.parameters()]:
+            msg = (
+                "score(model) changed the model's weights; it is called many times on one model and may only evaluate it: "
+                "train a copy.deepcopy(model)"
+            )
+            raise InputError(msg)
         try:
-            value = float(found)
+            value = float(found.item() if isinstance(found, np.ndarray) else found)
         except (TypeError, ValueError):
             msg = f"score(model) returned a {type(found).__name__}; it has to return a number, higher is better"
             raise InputError(msg) from None

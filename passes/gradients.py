@@ -52,7 +52,10 @@ def loss_of(model: nn.Module, batch: Batch, context: Context) -> Tensor:
 
 def _objection(loss: Any) -> str:
     if not isinstance(loss, Tensor):
-        return f"returned a {type(loss).__name__}, no tensor"
+        hint = (
+            "; labels are no inputs of the graph, so compute it from the output and the batch" if loss is None else ""
+        )
+        return f"returned {'None' if loss is None else f'a {type(loss).__name__}'}, no tensor{hint}"
     if loss.numel() != 1:
         return f"returned a tensor of shape {tuple(loss.shape)}"
     if not loss.isfinite():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.batches import Batch
+from fxprune.errors import InputError
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
@@ -26,14 +27,30 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
 
     Returns:
         The number of layers that were recalibrated.
+
+    Raises:
+        InputError: all batches are too small.
     """
     layers = batchnorms(module)
     if not layers:
         return 0
     with torch.no_grad(), _measuring(module, layers):
-        for batch in batches:
-            batch.run(module)
+        used = [_measure(module, batch) for batch in batches]
+    if not any(used):
+        msg = "data holds only batches of one sample, which BatchNorm cannot take statistics of; pass larger batches"
+        raise InputError(msg)
     return len(layers)
+
+
+def _measure(module: nn.Module, batch: Batch) -> bool:
+    """Run one batch; False for one that is too small for statistics, such as what a loader has left at the end."""
+    try:
+        batch.run(module)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return False
+    return True
 
 
 def batchnorms(module: nn.Module) -> list[_BatchNorm]:

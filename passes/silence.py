@@ -16,6 +16,7 @@ In a recurrent layer the hidden units are consumed inside: there the gate stands
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from fxprune.analysis import Analysis
@@ -33,6 +35,7 @@ from fxprune.groups import Group, variables_of
 from fxprune.indexing import index_of
 from fxprune.passes.masked import spread
 from fxprune.passes.slim import emit
+from fxprune.program import Program
 from fxprune.propagate import Propagation
 from fxprune.rules import Resizing, Role, Rule, find_rule
 from fxprune.rules.elementwise import TensorAxes
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 _RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-SWITCH = "silencer_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ class Gate(nn.Module):
         if not self.switch.applies(self.groups):
             return value
         for number in range(self.count):
-            value = value * self.switch.masks[getattr(self, f"place_{number}")].to(value.dtype)
+            mask = self.switch.masks[getattr(self, f"place_{number}")].to(value.dtype)
+            # Cut slices may hold anything, infinities too, that nothing else sees.
+            value = value * mask if mask.requires_grad else torch.where(mask == 0, value.new_zeros(()), value)
         return value
 
 
@@ -179,17 +183,27 @@ class Site:
 class SilencedModel(GraphModule):
     """The original, in eval mode, with a switch for every index of every group.
 
-    Parameters are the user's own memory (without gradients), buffers are copies. Call it as the user's model; `silence`
+    Parameters have no gradients and are the user's own memory unless asked otherwise; buffers are copies. Call it as the user's model; `silence`
     says what is cut from then on. Hooks on the gates see the operands of the products.
     """
 
     analysis: Analysis
     consumers: tuple[Consumer, ...]
+    switch_name: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SilencedModel:
+        """A copy with weights, buffers and switches of its own; the analysis, which is never edited, is shared."""
+        memo[id(self.analysis)], memo[id(self.consumers)] = self.analysis, self.consumers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+            copied = super().__deepcopy__(memo)
+        assert isinstance(copied, SilencedModel)
+        return copied
 
     @property
     def switch(self) -> Switch:
         """Where the masks are."""
-        found = self.get_submodule(SWITCH)
+        found = self.get_submodule(self.switch_name)
         assert isinstance(found, Switch)
         return found
 
@@ -238,41 +252,55 @@ class SilencedModel(GraphModule):
         return tuple(each for each in self.consumers if each.group == group)
 
 
-def silenced_model(analysis: Analysis, *, gated: bool = True) -> SilencedModel:
-    """Make the module with switches; the user's model is not changed, and its parameters' memory is shared.
+def silenced_model(analysis: Analysis, *, gated: bool = True, own_weights: bool = False) -> SilencedModel:
+    """Make the module with switches; the user's model is not changed.
 
     Args:
         analysis: the captured model and its groups.
         gated: False for the model alone, with all of its `torch.nn` modules and no switches.
+        own_weights: copy the parameters, instead of sharing the memory of the user's: where functions of the user's see
+            the module.
     """
     program, propagation = analysis.program, analysis.propagation
     graph = emit(program, propagation, Cut({}, {}))
     switch = Switch(analysis.groups if gated else ())
-    gates, consumers = _insert(graph, analysis, switch) if gated else ({}, [])
+    prefix = _free_prefix(program)
+    gates, consumers = _insert(graph, analysis, switch, prefix) if gated else ({}, [])
     tensors: dict[str, Tensor] = {}
     for name, tensor in program.tensors.items():
         canonical = program.canonical(name)
         if canonical not in tensors:
             tensors[canonical] = (
-                nn.Parameter(tensor.detach(), requires_grad=False)
+                nn.Parameter(tensor.detach().clone() if own_weights else tensor.detach(), requires_grad=False)
                 if isinstance(tensor, nn.Parameter)
                 else tensor.detach().clone()
             )
         tensors[name] = tensors[canonical]
     tensors = {name: tensors[name] for name in program.tensors}
     name = f"Silenced{program.root.__name__}"
-    extra = {SWITCH: switch, **gates}
+    extra = {f"{prefix}switch": switch, **gates}
     module, _ = build_module(SilencedModel, name, program, graph, tensors, program.constants, extra)
     module.analysis = analysis
     module.consumers = tuple(consumers)
+    module.switch_name = f"{prefix}switch"
     return module.eval().to(_device(program.tensors.values()))
+
+
+def _free_prefix(program: Program) -> str:
+    """What names of the switches begin with, and no name of the model does."""
+    prefix = "silence_"
+    while any(name.startswith(prefix) for name in (*program.module_types, *program.tensors, *program.constants)):
+        prefix += "_"
+    return prefix
 
 
 def _device(tensors: Iterable[Tensor]) -> torch.device | None:
     return next((tensor.device for tensor in tensors), None)
 
 
-def _insert(graph: Graph, analysis: Analysis, switch: Switch) -> tuple[dict[str, nn.Module], list[Consumer]]:
+def _insert(
+    graph: Graph, analysis: Analysis, switch: Switch, prefix: str
+) -> tuple[dict[str, nn.Module], list[Consumer]]:
     """Put gates and wrappers into an emitted graph; returns them by name."""
     by_variable = {group.variable: group for group in analysis.groups}
     gates: dict[str, nn.Module] = {}
@@ -286,16 +314,17 @@ def _insert(graph: Graph, analysis: Analysis, switch: Switch) -> tuple[dict[str,
         if rule is None or not groups:
             continue
         if rule.role is Role.REDUCTION:
-            name = f"over_kept_{len(gates)}_"
+            name = f"{prefix}over_kept_{len(gates)}"
             gates[name] = OverKept(switch, frozenset(groups), Site(origin, rule, analysis.propagation))
             _wrap(graph, node, name)
         elif rule.role is Role.CONTRACTION:
-            for operand, own, dims in _operands(node, list(groups.values()), analysis.propagation, live):
-                name = f"gate_{len(gates)}_"
+            for operand, gating in _operands(node, list(groups.values()), analysis.propagation, live).items():
+                name = f"{prefix}gate_{len(gates)}"
                 axes = analysis.propagation.values[operand.meta["origin"]]
+                own, dims = gating.groups, gating.dims
                 places = [_place(switch, group, axes, dim) for group in own for dim in dims[group.name]]
                 gates[name] = Gate(switch, frozenset(group.name for group in own), places)
-                _gate(graph, node, operand, name)
+                _gate(graph, node, operand, name, gating.times)
                 consumers += [Consumer(origin, group.name, name, dims[group.name]) for group in own]
     return gates, consumers
 
@@ -309,29 +338,34 @@ def _live(analysis: Analysis) -> set[Node]:
     return found
 
 
-def _operands(
-    node: Node, groups: Sequence[Group], propagation: Propagation, live: set[Node]
-) -> Iterator[tuple[Node, list[Group], dict[str, tuple[int, ...]]]]:
-    """Operands to put gates at, each with the groups that it is gated for and their dimensions."""
-    chosen: dict[Node, list[Group]] = {}
-    dims: dict[tuple[Node, str], tuple[int, ...]] = {}
+@dataclass(slots=True)
+class Gating:
+    """A gate to be: the groups that it is for, their dimensions, and at how many arguments the operand stands."""
+
+    groups: list[Group]
+    dims: dict[str, tuple[int, ...]]
+    times: int
+
+
+def _operands(node: Node, groups: Sequence[Group], propagation: Propagation, live: set[Node]) -> dict[Node, Gating]:
+    """Operands to put gates at."""
+    found: dict[Node, Gating] = {}
     origin: Node = node.meta["origin"]
-    recurrent = origin.target in _RECURRENT
     for group in groups:
         holders = {each: _dims(propagation, each, group.variable) for each in node.all_input_nodes}
-        holders = {each: found for each, found in holders.items() if found}
-        if recurrent:  # columns of weights: what the layer's own steps consume
-            wanted = {each: found[-1:] for each, found in holders.items() if each.meta["origin"] not in live}
-            wanted = {each: found for each, found in wanted.items() if found == (1,)}
-        else:
-            times = sum(group.variable in variables_of(axis) for axis in propagation.mixed[origin])
+        holders = {each: dims for each, dims in holders.items() if dims}
+        times = sum(group.variable in variables_of(axis) for axis in propagation.mixed[origin])
+        if origin.target in _RECURRENT:  # columns of weights: what the layer's own steps consume
+            wanted = {each: (1,) for each, dims in holders.items() if dims[-1] == 1 and each.meta["origin"] not in live}
+        else:  # one factor of each sum of products
             ordered = sorted(holders, key=lambda each: each.meta["origin"] not in live)
-            wanted = {each: holders[each] for each in ordered[:times]}  # one factor of each sum of products
-        for each, found in wanted.items():
-            chosen.setdefault(each, []).append(group)
-            dims[each, group.name] = found
-    for operand, own in chosen.items():
-        yield operand, own, {group.name: dims[operand, group.name] for group in own}
+            wanted = {each: holders[each] for each in ordered[:times]}
+        for each, dims in wanted.items():
+            gating = found.setdefault(each, Gating([], {}, 1))
+            gating.groups.append(group)
+            gating.dims[group.name] = dims
+            gating.times = max(gating.times, times - len(wanted) + 1)
+    return found
 
 
 def _dims(propagation: Propagation, node: Node, variable: Variable) -> tuple[int, ...]:
@@ -363,11 +397,19 @@ def _rows(outer: Variable, axes: Axes, dim: int) -> tuple[Tensor, int]:
     return index_of(axes[along], outer), along
 
 
-def _gate(graph: Graph, node: Node, operand: Node, name: str) -> None:
+def _gate(graph: Graph, node: Node, operand: Node, name: str, times: int) -> None:
+    """Put a gate between an operand and the first so many arguments of a node that it is."""
     with graph.inserting_before(node):
         gate = graph.call_module(name, (operand,))
     gate.meta = {"origin": operand.meta["origin"]}
-    node.replace_input_with(operand, gate)
+    replaced = 0
+
+    def once(each: Node) -> Node:
+        nonlocal replaced
+        replaced += each is operand
+        return gate if each is operand and replaced <= times else each
+
+    node.args, node.kwargs = map_arg((node.args, dict(node.kwargs)), once)
 
 
 def _wrap(graph: Graph, node: Node, name: str) -> None:

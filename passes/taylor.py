@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
@@ -45,7 +44,8 @@ class Taylor:
     def score(self, context: Context) -> Scores:
         """Importance of every index of every group."""
         model = silenced_model(context.analysis, gated=False)
-        model.requires_grad_(True)
+        for each in model.parameters():
+            each.requires_grad_(each.is_floating_point())
         sums, _ = context.accumulate(
             "weights times gradients", lambda batch: _by_group(model, batch, context), "gradients", self.max_batches
         )
@@ -60,14 +60,18 @@ def _by_group(model: nn.Module, batch: Batch, context: Context) -> dict[str, NDA
     """
     model.zero_grad(set_to_none=True)
     loss_of(model, batch, context).backward()
-    products = {
-        name: (each.detach() * each.grad).abs() for name, each in model.named_parameters() if each.grad is not None
-    }
-    for name, product in products.items():
-        if not torch.isfinite(product).all():
-            msg = f"the gradient of the loss is not finite for parameter {name!r}; check the model and the data"
-            raise InputError(msg)
+    products = {name: _product(name, each) for name, each in model.named_parameters() if each.grad is not None}
     return {group.name: _sum(context, group, products) for group in context.groups}
+
+
+def _product(name: str, parameter: Tensor) -> Tensor:
+    """|w dL/dw|, in the gradient's own memory."""
+    assert parameter.grad is not None
+    product = parameter.grad.mul_(parameter.detach()).abs_()
+    if not product.isfinite().all():
+        msg = f"the gradient of the loss is not finite for parameter {name!r}; check the model and the data"
+        raise InputError(msg)
+    return product
 
 
 def _sum(context: Context, group: Group, products: dict[str, Tensor]) -> NDArray[np.float64]:

@@ -76,6 +76,12 @@ class TorchPruning:
         self._provide_gradients(model, importance, context)
         return Scores(self.name, {group.name: _score(importance, model, context, group) for group in context.groups})
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work from gradients alone."""
+        if type(self.importance).__name__ == "OBDCImportance":
+            msg = "OBDCImportance needs hooks of Torch-Pruning's own pruner; take GroupHessianImportance instead"
+            raise InputError(msg)
+
     def _provide_gradients(self, model: SilencedModel, importance: Any, context: Context) -> None:
         if context.data is not None and context.loss is not None:
             _backward(model, importance, context, self.max_batches)
@@ -125,7 +131,7 @@ def _score(importance: Any, model: SilencedModel, context: Context, group: Group
     except Exception as error:
         msg = f"{type(importance).__name__} of Torch-Pruning fails for group {group.name!r}: {error}"
         raise PluginError(msg) from error
-    if found is None:
+    if found is None or not found.isfinite().all():  # nothing is known: no such layer, or no gradient at all
         return np.ones(shape)
     values = found.detach().double().cpu().numpy().reshape(-1)[: int(np.prod(shape))].reshape(shape)
     shifted: NDArray[np.float64] = values - min(values.min(), 0.0)
@@ -189,6 +195,8 @@ def _function(module: nn.Module, dim: int) -> Any:
     from torch_pruning.pruner import function as known
 
     if isinstance(module, _ConvNd):
+        if module.transposed and module.groups > 1:
+            return None  # Torch-Pruning takes its channels for those of an ordinary convolution
         if module.groups == module.out_channels and module.groups > 1:
             return known.prune_depthwise_conv_out_channels
         outputs = dim == (1 if module.transposed else 0)
