@@ -4,6 +4,7 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.apply import apply, rewritten
 from fxprune.bench import bench
 from fxprune.compile import compile
+from fxprune.distill import Distiller, distillation_loss
 from fxprune.errors import (
     BackendError,
     BudgetError,
@@ -20,6 +21,7 @@ from fxprune.errors import (
     VerificationError,
 )
 from fxprune.front import Front, Point
+from fxprune.iterate import iterate
 from fxprune.lower import lower
 from fxprune.plan import Plan
 from fxprune.profile import profile
@@ -41,6 +43,7 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "Distiller",
     "Front",
     "FxpruneError",
     "GraphError",
@@ -61,6 +64,8 @@ __all__ = [
     "apply",
     "bench",
     "compile",
+    "distillation_loss",
+    "iterate",
     "lower",
     "profile",
     "rewritten",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,11 @@ from fxprune.search import build_choices
 from fxprune.search import search as search_widths
 from fxprune.slim_module import SlimModule, assemble, attach_report
 from fxprune.version import __version__
-from fxprune.widths import Align, Floor, keep_most_important, width_ranges
+from fxprune.widths import Align, Floor, Range, keep_most_important, width_ranges
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def compile(
@@ -115,7 +119,8 @@ def compile(
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
         scores = score_subject(chosen, scores, subject, replace(context, store=store))
-    return build(subject, scores, limits, align, floor, search, seed, verify=verify, started=started)
+    ranges = width_ranges(subject.analysis, align, floor)
+    return build(subject, scores, limits, ranges, search, seed, verify=verify, started=started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,24 +167,35 @@ def build(
     subject: Subject,
     scores: Scores,
     limits: Budget,
-    align: Align | None,
-    floor: Floor | None,
+    ranges: Mapping[str, Range],
     search: str,
     seed: int,
     *,
     verify: bool,
     started: float,
 ) -> SlimModule:
-    """Search, rewrite, verify, report."""
+    """Search within the ranges of widths, then rewrite."""
+    widths = _search(subject.analysis, scores, limits, ranges, search)
+    kept = keep_most_important(subject.analysis.groups, scores, widths)
+    return rewrite(subject, scores, widths, kept, limits, search, seed, verify=verify, started=started)
+
+
+def rewrite(
+    subject: Subject,
+    scores: Scores,
+    widths: Mapping[str, int],
+    kept: Mapping[str, NDArray[np.int64]],
+    limits: Budget,
+    search: str,
+    seed: int,
+    *,
+    verify: bool,
+    started: float,
+) -> SlimModule:
+    """Emit the slim module that keeps these indices, verify it and report."""
     whole, dropped, analysis = subject.whole, subject.dropped, subject.analysis
-    widths = _search(analysis, scores, limits, align, floor, search)
-    cut, plan = _decide(analysis, scores, widths, limits, search, seed)
-    plan = replace(
-        plan,
-        ignore=subject.ignore,
-        dropped=tuple(block.name for block in dropped),
-        signature=signature_of(whole.program),
-    )
+    cut = analysis.cut(kept)
+    plan = _plan(subject, cut, kept, widths, limits, scores.scorer, search, seed)
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if verify else None
     original = whole.costs.original
@@ -239,10 +255,9 @@ def _check_given(
 
 
 def _search(
-    analysis: Analysis, scores: Scores, limits: Budget, align: Align | None, floor: Floor | None, method: str
+    analysis: Analysis, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
-    ranges = width_ranges(analysis, align, floor)
     choices = [
         build_choices(
             group.name,
@@ -263,20 +278,28 @@ def _search(
         raise InfeasibleBudget(msg, error.shortfalls) from None
 
 
-def _decide(
-    analysis: Analysis, scores: Scores, widths: Mapping[str, int], limits: Budget, method: str, seed: int
-) -> tuple[Cut, Plan]:
-    """The indices to keep at these widths, as a cut and as a plan."""
-    kept = keep_most_important(analysis.groups, scores, widths)
-    cut = analysis.cut(kept)
-    plan = Plan(
+def _plan(
+    subject: Subject,
+    cut: Cut,
+    kept: Mapping[str, NDArray[np.int64]],
+    widths: Mapping[str, int],
+    limits: Budget,
+    scorer: str,
+    method: str,
+    seed: int,
+) -> Plan:
+    """The decision as data."""
+    analysis = subject.analysis
+    return Plan(
         kept=kept_lists(kept),
         slices=slices_of(analysis.program, analysis.propagation, cut),
         widths=widths_of(analysis.groups, widths),
+        ignore=subject.ignore,
+        dropped=tuple(block.name for block in subject.dropped),
         budget=dict(limits.stated),
-        scorer=scores.scorer,
+        scorer=scorer,
         search=method,
         seed=seed,
+        signature=signature_of(subject.whole.program),
         versions={"fxprune": __version__, "torch": str(torch.__version__)},
     )
-    return cut, plan

@@ -17,14 +17,16 @@ from fxprune.budget import Budget, parse_budget
 from fxprune.compile import Subject, build, choose_scorer, score_subject, understand
 from fxprune.compile import compile as compile_model
 from fxprune.errors import InfeasibleBudget, InputError
+from fxprune.evaluating import evaluating
 from fxprune.fingerprint import digest
 from fxprune.finished import open_store
 from fxprune.front import Front, Point, Stated
 from fxprune.plan import Plan
 from fxprune.scorer import Context
 from fxprune.scores import Scores
+from fxprune.widths import width_ranges
 
-BUILDING = ("align", "floor", "search", "seed", "verify", "reconstruct")
+BUILDING = ("search", "seed", "verify", "reconstruct")
 """Arguments of `compile` that concern what comes after scoring."""
 
 
@@ -60,7 +62,7 @@ def sweep(
         >>> [(point.budget, point.plan.widths["0"]) for point in front.points]
         [('75%', (48, 64)), ('50%', (32, 64))]
     """
-    given = _with_defaults({**options, "score": score})
+    given = with_defaults("sweep", {**options, "score": score})
     if isinstance(budgets, str | Mapping) or not isinstance(budgets, Sequence) or not budgets:
         msg = f'budgets is {budgets!r}; pass a list of one or more, such as ["80%", "60%", {{"params": "50%"}}]'
         raise InputError(msg)
@@ -73,6 +75,7 @@ def sweep(
     scoring = {name: given[name] for name in ("loss", "collect", "seed", "align", "floor", "progress")}
     context = Context(model, subject.analysis, data=data, score=score, **scoring)
     building = {name: given[name] for name in BUILDING if name in given}
+    building["ranges"] = width_ranges(subject.analysis, given["align"], given["floor"])
     with open_store(given["checkpoint"], chosen, context) as store:
         context = replace(context, store=store)
         scores = score_subject(chosen, scores, subject, context)
@@ -82,8 +85,8 @@ def sweep(
         return Front(tuple(points)) if score is None else _evaluated(points, context, building)
 
 
-def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `compile`.
+def with_defaults(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of `compile`, those that were given to another function and the defaults of the others.
 
     Raises:
         TypeError: there is no such argument.
@@ -91,7 +94,7 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(compile_model)
     unknown = [name for name in options if name not in signature.parameters or name in ("model", "budget")]
     if unknown:
-        msg = f"sweep() got an unexpected keyword argument {unknown[0]!r}"
+        msg = f"{function}() got an unexpected keyword argument {unknown[0]!r}"
         raise TypeError(msg)
     return {name: each.default for name, each in signature.parameters.items()} | dict(options)
 
@@ -133,14 +136,8 @@ def score_of(model: nn.Module, score: Callable[[nn.Module], float] | None) -> fl
         InputError: it is no finite number.
     """
     assert score is not None
-    modes = {each: each.training for each in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            found = noting("score", score, model)
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
+    with evaluating(model), torch.no_grad():
+        found = noting("score", score, model)
     try:
         number = float(found)
     except (TypeError, ValueError):

@@ -183,8 +183,8 @@ class Site:
 class SilencedModel(GraphModule):
     """The original, in eval mode, with a switch for every index of every group.
 
-    Parameters have no gradients and are the user's own memory unless asked otherwise; buffers are copies. Call it as the user's model; `silence`
-    says what is cut from then on. Hooks on the gates see the operands of the products.
+    Parameters have no gradients and are the user's own memory unless asked otherwise; buffers are copies. Call it as the
+    user's model; `silence` says what is cut from then on. Hooks on the gates see the operands of the products.
     """
 
     analysis: Analysis
@@ -356,7 +356,8 @@ def _operands(node: Node, groups: Sequence[Group], propagation: Propagation, liv
         holders = {each: dims for each, dims in holders.items() if dims}
         times = sum(group.variable in variables_of(axis) for axis in propagation.mixed[origin])
         if origin.target in _RECURRENT:  # columns of weights: what the layer's own steps consume
-            wanted = {each: (1,) for each, dims in holders.items() if dims[-1] == 1 and each.meta["origin"] not in live}
+            weights = [each for each, dims in holders.items() if dims[-1] == 1 and each.meta["origin"] not in live]
+            wanted: dict[Node, tuple[int, ...]] = dict.fromkeys(weights, (1,))
         else:  # one factor of each sum of products
             ordered = sorted(holders, key=lambda each: each.meta["origin"] not in live)
             wanted = {each: holders[each] for each in ordered[:times]}

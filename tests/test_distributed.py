@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     compared = ["shared", *SCORERS]
     runs = [(compared, 0, 1), *((["exchange", "failing", "locked", *compared], rank, SIZE) for rank in range(SIZE))]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks.program"]
-    started = [
-        subprocess.Popen(
-            [*command, ",".join(cases), str(rank), str(size), str(folder)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for cases, rank, size in runs
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+    for process in [start(folder, *run) for run in runs]:
+        finish(process)
     return folder
+
+
+def start(folder: Path, cases: list[str], rank: int, size: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks.program"]
+    command += [",".join(cases), str(rank), str(size), str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
 
 
 def results(folder: Path, case: str, size: int) -> list[dict[str, Any]]:
@@ -85,3 +86,23 @@ def test_a_checkpoint_that_cannot_be_opened(folder: Path) -> None:
     first, second = results(folder, "locked", SIZE)
     assert first["error"].startswith("the checkpoint")
     assert second["error"].startswith("rank 0 failed: CheckpointError: the checkpoint")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_killed_in_the_middle_and_started_again(folder: Path) -> None:
+    """The plan is that of a run that nobody killed, and nothing that was finished is done again."""
+    log = folder / "slow.log"
+    process = start(folder, ["slow"], 0, 1)
+    deadline = time.monotonic() + 200
+    while not (log.exists() and "0 32\n" in log.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    before = log.read_text().splitlines()
+    finish(start(folder, ["slow"], 0, 1))
+    after = log.read_text().splitlines()[len(before) :]
+    assert before[:9] == ["0 batch"] * 9
+    assert after == [f"0 {key}" for key in ("32", "48", "64") if f"0 {key}" not in before[:-1]]
+    assert results(folder, "slow", 1) == results(folder, "shared", 1)

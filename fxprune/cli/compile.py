@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fxprune.cli.options import Subparsers, add_model_options, add_pruning_options, model_and_inputs, prune, summary
+from fxprune.cli.options import (
+    Subparsers,
+    add_model_options,
+    add_pruning_options,
+    add_scoring_options,
+    model_and_inputs,
+    prune,
+    summary,
+)
 from fxprune.cli.output import make_folder, show, write_slim
 
 
@@ -14,6 +22,7 @@ def add(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("compile", help="prune a model to a budget", description=summary(__doc__))
     add_model_options(parser)
     add_pruning_options(parser, required=True)
+    add_scoring_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out", type=Path, metavar="DIR", help="write plan.json, report.txt, report.json and weights.safetensors here"
@@ -28,9 +37,14 @@ def run(options: argparse.Namespace) -> None:
         options.usage_error("--onnx needs --out")
     if options.out is not None:
         make_folder(options.out)
+    if options.save_scores is not None:
+        make_folder(options.save_scores.parent)
     model, inputs = model_and_inputs(options)
     slim = prune(model, inputs, options)
     show(slim.report)
+    if options.save_scores is not None and slim.scores is not None:
+        slim.scores.save(options.save_scores)
+        print(f"wrote {options.save_scores}")
     if options.out is not None:
         for path in write_slim(slim, options.out, onnx=options.onnx):
             print(f"wrote {path}")

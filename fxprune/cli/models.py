@@ -8,7 +8,8 @@ import sys
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fxprune.cli.vision_operators import declare_vision_operators
 from fxprune.errors import InputError
 
-__all__ = ["load_model", "parse_arguments"]
+__all__ = ["load_model", "load_named", "parse_arguments"]
 
 EXAMPLE = "torchvision.models:resnet50"
 
@@ -36,7 +37,7 @@ def load_model(source: str, arguments: Sequence[str] = (), weights: Path | None 
     Raises:
         InputError: One of these is not usable.
     """
-    made = _look_up(source)
+    made = _look_up(source, "model", EXAMPLE)
     if not isinstance(made, nn.Module):
         made = _call(made, source, parse_arguments(arguments))
     if not isinstance(made, nn.Module):
@@ -69,14 +70,33 @@ def _literal(value: str) -> object:
         return value
 
 
-def _look_up(source: str) -> object:
+def load_named(source: str | None, what: str, *, call: bool) -> Any:
+    """What `module:name` stands for, where an option gives it.
+
+    Args:
+        source: `module:name`, such as `my_task:accuracy`; modules of the working directory count. None for None.
+        what: the option, for messages.
+        call: whether a function is to be called, without arguments, for what is wanted.
+
+    Raises:
+        InputError: It cannot be imported, is not callable, or its call fails.
+    """
+    if source is None:
+        return None
+    found = _look_up(source, what, f"my_task:{what}")
+    if not call and not callable(found):
+        raise InputError(f"--{what} {source} is an object of type {type(found).__name__}, which cannot be called.")
+    return _call(found, source, {}) if call and isinstance(found, FunctionType | type) else found
+
+
+def _look_up(source: str, what: str, example: str) -> object:
     module_name, colon, path = source.partition(":")
     if not (module_name and colon and path):
-        raise InputError(f"The model {source!r} is not module:callable, such as {EXAMPLE}.")
+        raise InputError(f"The {what} {source!r} is not module:callable, such as {example}.")
     found: object = _import(module_name)
     for name in path.split("."):
         if not hasattr(found, name):
-            raise InputError(f"{module_name} has no {path!r}; the model is module:callable, such as {EXAMPLE}.")
+            raise InputError(f"{module_name} has no {path!r}; the {what} is module:callable, such as {example}.")
         found = getattr(found, name)
     return found
 

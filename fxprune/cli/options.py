@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from fxprune.cli.inputs import ExampleInputs, parse_inputs
-from fxprune.cli.models import load_model
+from fxprune.cli.models import load_model, load_named
 from fxprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ __all__ = [
     "Subparsers",
     "add_model_options",
     "add_pruning_options",
+    "add_scoring_options",
     "known_inputs",
     "model_and_inputs",
     "parse_budget_options",
     "prune",
+    "scoring_arguments",
     "summary",
 ]
 
@@ -60,7 +62,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+ONE_BUDGET = '"50%%" of the FLOPs, or flops=1.8e9, params=12e6, memory="40 MB"; once for each metric'
+
+
+def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool, budget_help: str = ONE_BUDGET) -> None:
     """Say how to prune; `required` tells whether the command does nothing without a budget."""
     group = parser.add_argument_group("pruning")
     group.add_argument(
@@ -69,7 +74,7 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool) -> N
         default=[],
         required=required,
         metavar="[METRIC=]VALUE",
-        help='"50%%" of the FLOPs, or flops=1.8e9, params=12e6, memory="40 MB"; once for each metric',
+        help=budget_help,
     )
     group.add_argument(
         "--scorer", default="auto", metavar="NAME", help="what orders channels by importance (default: %(default)s)"
@@ -88,6 +93,34 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool) -> N
     group.add_argument(
         "--search", default="knapsack", metavar="NAME", help="how widths are chosen (default: %(default)s)"
     )
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Say what scorers may use, and what of their work is kept."""
+    group = parser.add_argument_group("scoring")
+    for name, meaning in (
+        ("data", "batches, or a function that returns them"),
+        ("loss", "(output, batch) -> scalar tensor"),
+        ("score", "model -> number, higher is better"),
+        ("collect", "batch -> inputs, where a batch is not what the model takes"),
+    ):
+        group.add_argument(f"--{name}", metavar="MODULE:NAME", help=meaning)
+    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="keep finished work here, and go on from it")
+    group.add_argument("--scores", type=Path, metavar="FILE", help="scores of an earlier run, instead of scoring again")
+    group.add_argument("--save-scores", type=Path, metavar="FILE", help="write the scores here, for other budgets")
+
+
+def scoring_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `compile` that `add_scoring_options` describes, those that were given."""
+    if not hasattr(options, "checkpoint"):
+        return {}
+    found = {
+        "data": load_named(options.data, "data", call=True),
+        **{name: load_named(getattr(options, name), name, call=False) for name in ("loss", "score", "collect")},
+        "checkpoint": options.checkpoint,
+        "scores": options.scores,
+    }
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def model_and_inputs(options: argparse.Namespace) -> tuple[nn.Module, ExampleInputs | None]:
@@ -145,4 +178,5 @@ def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Name
         drop=options.drop,
         search=options.search,
         seed=options.seed,
+        **scoring_arguments(options),
     )

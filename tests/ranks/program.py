@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Shared:
     """Sums over batches and evaluations, both shared; writes down what its rank does."""
 
     log: Path | None = field(default=None, compare=False)
+    delay: float = field(default=0.0, compare=False)
     name: str = "shared"
     needs: frozenset[str] = field(default=frozenset({"data"}))
 
@@ -52,6 +54,7 @@ class Shared:
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{world()[0]} {what}\n")
+        time.sleep(self.delay)
 
 
 def model_and_data() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -74,6 +77,13 @@ def shared(folder: Path) -> dict[str, Any]:
     size = world()[1]
     options: dict[str, Any] = {"data": data, "checkpoint": folder / f"shared-{size}.ckpt"}
     return described(fxprune.compile(model, "50%", scorer=Shared(folder / f"shared-{size}.log"), **options))
+
+
+def slow(folder: Path) -> dict[str, Any]:
+    """The same scorer, slow enough to be killed in the middle of an evaluation."""
+    model, data = model_and_data()
+    scorer = Shared(folder / "slow.log", delay=0.2)
+    return described(fxprune.compile(model, "50%", data=data, scorer=scorer, checkpoint=folder / "slow.ckpt"))
 
 
 def built_in(name: str) -> Callable[[Path], dict[str, Any]]:
@@ -137,6 +147,7 @@ def locked(folder: Path) -> dict[str, Any]:
 
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "shared": shared,
+    "slow": slow,
     "exchange": exchange,
     "failing": failing,
     "locked": locked,
