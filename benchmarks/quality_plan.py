@@ -62,7 +62,7 @@ FULL = Scale(
     calibration=2_048,
     recipes={"images": Recipe(40, 0.1, 256), "digits": Recipe(30, 0.1, 64)},
     tuning=(3, 10),
-    tries=8,
+    tries=10,
 )
 QUICK = Scale(
     seeds=(0,),
