@@ -2,7 +2,7 @@
 
 A scorer is given what it needs and no more: the calibration images for `obs`, and for whatever reconstructs; their labels,
 through `loss`, for gradients; accuracy on held-out training images for `fastnas`. Scores do not depend on the budget, so
-those of the first variant serve the others (`scores=`), but for `obs`. Widths keep fxprune's own alignment.
+those of the first variant serve the others (`scores=`). Widths keep fxprune's own alignment.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ import fxprune
 from benchmarks.quality_plan import Method, Variant
 from benchmarks.quality_problem import Problem, Pruned, loss
 from fxprune.scorer import find_scorer
-
-OWN_SCORES = ("obs",)
-"""Scorers that score anew for every variant."""
 
 
 def prune_fxprune(problem: Problem, chosen: Method, wanted: tuple[Variant, ...]) -> Iterator[Pruned]:
@@ -39,7 +36,7 @@ def prune_fxprune(problem: Problem, chosen: Method, wanted: tuple[Variant, ...])
             seed=problem.seed,
             **arguments,
         )
-        scores = None if chosen.criterion in OWN_SCORES else slim.scores
+        scores = slim.scores
         yield Pruned(variant, slim, time.perf_counter() - started, {})
 
 

@@ -11,8 +11,9 @@ and the texture by the two rotated coordinates (u, v): sin(f u) > 0 for stripes,
 
 Everything else says nothing about the label: position, size, rotation, stretch, both colours, the frequency and direction
 of the texture; the background (two colours mixed by a smooth field and by waves); ellipses and bars strewn behind the
-object (clutter) and, as occlusion, bars across it; brightness and noise. `difficulty` scales what hides the label: noise,
-occlusion, clutter, and how close the colours are.
+object (clutter) and, as occlusion, narrower ones across it; brightness and noise. `difficulty` scales what hides the label:
+the background's pattern, clutter, occlusion, noise, and how small, stretched and faint the object may be. At 0 it stands
+large and clear on one colour.
 
 All random numbers are drawn on the CPU, so that every device makes the same images up to rounding; the drawing is done on the
 device.
@@ -33,7 +34,7 @@ SHAPES = len(POLYGONS) + len(STARS)
 TEXTURES = 2
 CLASSES = SHAPES * TEXTURES
 DEPTH = 0.45
-DIFFICULTY = 1.0
+DIFFICULTY = 0.35
 """Made for a ResNet-20 to end between 90 and 95 % (`quality.py --stage calibrate` shows how it does)."""
 
 CHUNK = 1000
@@ -111,7 +112,7 @@ def generate(
 
 def _draw(labels: Tensor, canvas: Canvas, difficulty: float) -> Tensor:
     """One chunk of images: background, clutter, object, occlusion, noise."""
-    images = _clutter(_background(canvas), canvas, CLUTTER, min(1.0, 0.35 * difficulty), wide=0.35)
+    images = _clutter(_background(canvas, difficulty), canvas, CLUTTER, min(1.0, 0.35 * difficulty), wide=0.35)
     images = _object(images, labels, canvas, difficulty)
     images = _clutter(images, canvas, 2, min(1.0, 0.3 * difficulty), wide=0.12)
     images = images * canvas.uniform(0.7, 1.3, 1)
@@ -119,7 +120,7 @@ def _draw(labels: Tensor, canvas: Canvas, difficulty: float) -> Tensor:
     return (images + 0.12 * difficulty * noise - 0.5) / 0.3
 
 
-def _background(canvas: Canvas) -> Tensor:
+def _background(canvas: Canvas, difficulty: float) -> Tensor:
     """Two colours, mixed by a smooth random field and by waves of random direction and frequency."""
     first, second = canvas.uniform(0, 1, 3), canvas.uniform(0, 1, 3)
     coarse = torch.rand((canvas.count, 1, FIELD, FIELD), generator=canvas.generator).to(canvas.device)
@@ -128,7 +129,7 @@ def _background(canvas: Canvas) -> Tensor:
     waves = 0.5 + 0.5 * torch.sin(along * canvas.uniform(4, 20, 1))
     share = canvas.uniform(0, 0.6, 1)
     mix = (1 - share) * field + share * waves
-    return first + (second - first) * mix
+    return first + (second - first) * (mix * min(1.0, 2 * difficulty))
 
 
 def _clutter(images: Tensor, canvas: Canvas, number: int, chance: float, wide: float) -> Tensor:
@@ -147,7 +148,8 @@ def _clutter(images: Tensor, canvas: Canvas, number: int, chance: float, wide: f
 def _object(images: Tensor, labels: Tensor, canvas: Canvas, difficulty: float) -> Tensor:
     """The shape that the label names, filled with the texture that it names."""
     u, v = canvas.placed(0.3, 1)
-    size, stretch = canvas.uniform(0.45, 0.75, 1), canvas.uniform(0.85, 1.15, 1)
+    smallest, most = 0.45 + 0.2 / (1 + 4 * difficulty), 0.15 * min(1.0, 2 * difficulty)
+    size, stretch = canvas.uniform(smallest, 0.75, 1), canvas.uniform(1 - most, 1 + most, 1)
     u, v = u / (size * stretch), v / (size / stretch)
     shape = (labels // TEXTURES)[:, None, None, None]
     inside = canvas.coverage((outline(torch.atan2(v, u), shape) - torch.hypot(u, v)) * size)

@@ -28,7 +28,7 @@ from benchmarks.quality_process import Pool, Settings
 from benchmarks.quality_report import report, summary
 from benchmarks.quality_store import Store
 
-DIFFICULTIES = (0.25, 0.5, 0.75, 1.0, 1.5)
+DIFFICULTIES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75)
 
 
 def main(description: str) -> None:
@@ -56,7 +56,7 @@ def parse(description: str) -> argparse.Namespace:
     parser.add_argument("--method", action="append", default=[], metavar="METHOD", help="names or patterns")
     parser.add_argument("--seed", action="append", type=int, metavar="SEED", help="may be repeated; default: all")
     parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--limit", type=float, default=400, help="seconds for a job")
+    parser.add_argument("--limit", type=float, default=500, help="seconds for a job")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="seconds for the whole run")
     parser.add_argument("--retry", action="store_true", help="try again what failed")
     parser.add_argument("--difficulty", action="append", type=float, help="to calibrate; may be repeated")
