@@ -35,7 +35,7 @@ TEXTURES = 2
 CLASSES = SHAPES * TEXTURES
 DEPTH = 0.45
 DIFFICULTY = 0.35
-"""Made for a ResNet-20 to end between 90 and 95 % (`quality.py --stage calibrate` shows how it does)."""
+"""To be such that a ResNet-20 ends between 90 and 95 %; `quality.py --stage calibrate` shows where it ends at several."""
 
 CHUNK = 1000
 CLUTTER = 4
