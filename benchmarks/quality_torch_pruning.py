@@ -1,0 +1,134 @@
+"""Torch-Pruning in the quality benchmark: global pruning with group magnitude, Taylor or Hessian importance.
+
+As in its README: the classifier is ignored, all groups are ranked together (`global_pruning`), and with several steps the ratio
+grows linearly, importances being estimated anew before every step. Its budget is a share of channels, so the ratio is
+bisected until the FLOPs come just under the budget, each try on a fresh copy. What is chosen in its favour:
+
+- `round_to` is left out: the finest choice of widths is the most accurate at equal FLOPs;
+- `max_pruning_ratio` 0.95, so that a global ranking does not wear a layer down to one channel (fxprune keeps 5 % too);
+- Taylor's gradients are summed over all calibration batches, not taken from one; Hessian's squares are the mean over all
+  calibration images. The library's own `accumulate_grad` keeps the last image's alone, as it looks up by name what it stores
+  by parameter; so the mean is made here, by `torch.func`, and put where the importance reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from benchmarks.quality_plan import Method, Variant
+from benchmarks.quality_problem import Problem, Pruned, loss
+
+CLOSE = 0.005
+"""Bisection ends this far below the budget."""
+
+HESSIAN_BATCH = 64
+
+
+def prune_torch_pruning(problem: Problem, chosen: Method, wanted: tuple[Variant, ...]) -> Iterator[Pruned]:
+    """Bisect the ratio for every budget."""
+    first = gradients(problem.model, problem, chosen.criterion)
+    for variant in wanted:
+        started = time.perf_counter()
+        model, ratio = _bisect(problem, chosen, variant.budget, first)
+        yield Pruned(variant, model, time.perf_counter() - started, {"ratio": ratio})
+
+
+def _bisect(problem: Problem, chosen: Method, budget: float, first: dict[str, Tensor]) -> tuple[nn.Module, float]:
+    """The largest model under the budget that was met on the way, and its ratio."""
+    low, high = 0.0, 1.0
+    best: tuple[float, nn.Module, float] | None = None
+    for _ in range(problem.tries):
+        ratio = (low + high) / 2
+        model = _attempt(problem, chosen, ratio, first)
+        share = problem.flops_share(model)
+        low, high = (low, ratio) if share <= budget else (ratio, high)
+        if share <= budget and (best is None or share > best[0]):
+            best = (share, model, ratio)
+        if budget - CLOSE <= share <= budget:
+            break
+    if best is None:
+        msg = f"no ratio comes under {budget:.0%} of the FLOPs"
+        raise ValueError(msg)
+    return best[1], best[2]
+
+
+def _attempt(problem: Problem, chosen: Method, ratio: float, first: dict[str, Tensor]) -> nn.Module:
+    """A copy, pruned with this ratio in as many steps as the method has."""
+    library: Any = importlib.import_module("torch_pruning")
+    model = copy.deepcopy(problem.model)
+    pruner = library.pruner.BasePruner(
+        model,
+        problem.example,
+        importance=_importance(library, chosen.criterion),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        iterative_steps=chosen.steps,
+        ignored_layers=[model.classifier],
+        # Its defaults are dictionaries that all pruners share and fill.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+        channel_groups={},
+    )
+    for step in range(chosen.steps):
+        _set_gradients(model, first if step == 0 else gradients(model, problem, chosen.criterion))
+        pruner.step()
+    model.zero_grad()
+    return model
+
+
+def _importance(library: Any, criterion: str) -> Any:
+    if criterion == "magnitude":
+        return library.importance.GroupMagnitudeImportance(p=2)
+    if criterion == "taylor":
+        return library.importance.GroupTaylorImportance()
+    return library.importance.GroupHessianImportance()
+
+
+def _set_gradients(model: nn.Module, found: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.grad = found[name].clone() if name in found else None
+
+
+def gradients(model: nn.Module, problem: Problem, criterion: str) -> dict[str, Tensor]:
+    """By parameter, what the importance expects as its gradient; nothing for magnitude."""
+    if criterion == "magnitude":
+        return {}
+    return _summed(model, problem) if criterion == "taylor" else _squared(model, problem)
+
+
+def _summed(model: nn.Module, problem: Problem) -> dict[str, Tensor]:
+    """The loss's gradient, summed over the calibration batches."""
+    model.zero_grad()
+    for batch in problem.batches:
+        loss(model(batch[0]), batch).backward()
+    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def _squared(model: nn.Module, problem: Problem) -> dict[str, Tensor]:
+    """The squared gradient of one image's loss, averaged over the calibration images."""
+    weights = {name: each.detach() for name, each in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+
+    def of_one(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        output: Tensor = functional_call(model, (weights, buffers), (image[None],))
+        return functional.cross_entropy(output, label[None])
+
+    each = vmap(grad(of_one), in_dims=(None, 0, 0))
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for images, labels in problem.calibration.batches(HESSIAN_BATCH):
+        for name, found in each(weights, images, labels).items():
+            total[name] += found.square().sum(0)
+    return {name: found / len(problem.calibration) for name, found in total.items()}
