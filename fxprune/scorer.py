@@ -23,6 +23,7 @@ from fxprune.axes import Axes
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.passes.magnitude import Magnitude
+from fxprune.passes.obs import Obs
 from fxprune.scores import Scores
 
 ENTRY_POINTS = "fxprune.scorers"
@@ -85,7 +86,7 @@ class Scorer(Protocol):
         ...
 
 
-BUILT_IN: dict[str, Callable[[], Scorer]] = {"magnitude": Magnitude}
+BUILT_IN: dict[str, Callable[[], Scorer]] = {"magnitude": Magnitude, "obs": Obs}
 
 
 def find_scorer(scorer: str | Scorer) -> Scorer:
