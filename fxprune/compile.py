@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis, analyze_program
+from fxprune.batches import reiterable
 from fxprune.blocks import Block
 from fxprune.budget import Budget, parse_budget
 from fxprune.capture import capture
@@ -18,6 +19,7 @@ from fxprune.cut import Cut
 from fxprune.depth import choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
 from fxprune.passes.bypass import verify_drop
+from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, kept_lists, signature_of, slices_of, widths_of
@@ -50,6 +52,7 @@ def compile(
     seed: int = 0,
     strict: bool = False,
     verify: bool = True,
+    reconstruct: bool | None = None,
 ) -> SlimModule:
     """Make a smaller dense model that meets a budget.
 
@@ -60,7 +63,7 @@ def compile(
             MB"). All hold. One FLOP is one multiply or one add.
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them from the model.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
-        data: batches for scorers that need them.
+        data: calibration batches, without labels unless a loss needs them: for scorers, and to repair weights.
         loss: (output, batch) -> scalar tensor, for scorers that need it.
         score: model -> float, higher is better, for scorers that need it.
         collect: batch -> inputs, where a batch is not what `forward` takes.
@@ -75,6 +78,8 @@ def compile(
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
         verify: compare the result with the original, its cut parts silenced, before returning it.
+        reconstruct: solve, with `data`, for the weights that best restore what each layer computed before the cut, and
+            recalibrate BatchNorm; None to do so where `data` is given, False to leave weights as cut.
 
     Returns:
         The slim module, with `.report`, `.plan` and `.scores`.
@@ -96,7 +101,8 @@ def compile(
         (torch.Size([5, 4]), (32, 64))
     """
     started = time.perf_counter()
-    chosen = _choose_scorer(scorer, scores)
+    data = reiterable(data)
+    chosen = _choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
     whole = analyze_program(capture(model, example_inputs), ignore=ignore, strict=strict)
     limits = parse_budget(budget, whole.costs.original)
     dropped = choose_blocks(whole, drop)
@@ -113,8 +119,10 @@ def compile(
     )
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if verify else None
-    original = whole.costs.original
-    outcome = Outcome(analysis, scores, widths, limits, search, error, time.perf_counter() - started, original, dropped)
+    wanted = data is not None if reconstruct is None else reconstruct
+    notes = repair(analysis, cut, slim, data, collect, seed=seed) if wanted else ()
+    original, seconds = whole.costs.original, time.perf_counter() - started
+    outcome = Outcome(analysis, scores, widths, limits, search, error, seconds, original, dropped, notes)
     attach_report(slim, make_report(outcome))
     return slim
 
@@ -125,14 +133,15 @@ def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: 
     return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
 
 
-def _choose_scorer(scorer: str | Scorer, scores: Scores | None) -> Scorer | None:
-    """The scorer to run; None where scores are given. "auto" is magnitude, the one built-in scorer of this version."""
+def _choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[str, object]) -> Scorer | None:
+    """The scorer to run; None where scores are given. "auto" is obs where there is data and nothing else, or magnitude."""
     if scores is not None:
         if scorer != "auto":
             msg = "both scores= and scorer= are given; scores= replaces scoring, so leave scorer= out"
             raise InputError(msg)
         return None
-    return find_scorer("magnitude" if scorer == "auto" else scorer)
+    only_data = [name for name, value in given.items() if value is not None] == ["data"]
+    return find_scorer(("obs" if only_data else "magnitude") if scorer == "auto" else scorer)
 
 
 def _score(scorer: Scorer | None, scores: Scores | None, context: Context) -> Scores:
