@@ -67,7 +67,7 @@ class AffineLayer:
     @property
     def spatial(self) -> int:
         """Number of dimensions that a kernel slides over; 0 for a product."""
-        return self.node.target.__name__.startswith("conv") and int(self.node.target.__name__[4])  # type: ignore[union-attr]
+        return int(self.node.target.__name__[4]) if self.node.target in CONVOLUTIONS else 0
 
     @property
     def free_mean(self) -> bool:
@@ -174,7 +174,7 @@ def _layer(program: Program, node: Node, uses: Mapping[str, int]) -> AffineLayer
     weight = _parameter(program, weight_node, uses)
     if weight is None or not isinstance(source, Node) or program.tensors[weight].dim() < 2:
         return None
-    if not node.target.__name__.startswith("conv") and program.tensors[weight].dim() != 2:  # type: ignore[union-attr]
+    if node.target not in CONVOLUTIONS and program.tensors[weight].dim() != 2:
         return None
     bound = bind(node)
     settings: dict[str, Any] = {name: bound[name] for name in ("stride", "padding", "dilation") if name in bound}
