@@ -26,12 +26,12 @@ from torch.utils._pytree import tree_leaves
 from fxprune.analysis import holds
 from fxprune.batches import noting, reiterable
 from fxprune.budget import Budget, format_amount, parse_budget
-from fxprune.compile import Subject, build, choose_scorer, rewrite, score_subject, understand
 from fxprune.compose import composed, corresponding
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
 from fxprune.finished import open_store
 from fxprune.passes.verify import compare
+from fxprune.pruning import Making, Subject, build, choose_scorer, repairing, rewrite, score_subject, understand
 from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, attach_report
@@ -161,8 +161,9 @@ def _scored(model: nn.Module, subject: Subject, given: Mapping[str, Any], stage:
 def _built(
     subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], given: Mapping[str, Any]
 ) -> SlimModule:
-    further = {name: given[name] for name in ("search", "seed", "verify", "reconstruct") if name in given}
-    return build(subject, scores, limits, ranges, started=time.perf_counter(), **further)
+    wanted = repairing(given["reconstruct"], given["data"], given["collect"])
+    making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
+    return build(subject, scores, limits, making, time.perf_counter())
 
 
 def _tuned(slim: SlimModule, finetune: Callable[[SlimModule], nn.Module | None]) -> nn.Module:
@@ -200,10 +201,8 @@ def _result(
         widths,
         {name: each for name, each in kept.items() if widths[name] < original.analysis.group(name).size},
         limits,
-        given["search"],
-        given["seed"],
-        verify=given["verify"],
-        started=started,
+        Making({}, given["search"], given["seed"], given["verify"], None),  # the weights are those of the last stage
+        started,
     )
     slim.load_state_dict(last.state_dict())
     modes = {path: module.training for path, module in last.named_modules()}

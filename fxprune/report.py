@@ -36,6 +36,7 @@ class Outcome:
     seconds: float
     original: Mapping[str, float]
     dropped: tuple[Block, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def make_report(outcome: Outcome) -> Report:
         search=outcome.search,
         error=outcome.error,
         seconds=outcome.seconds,
-        notes=(*analysis.program.notes, *_notes(analysis)),
+        notes=(*analysis.program.notes, *_notes(analysis), *outcome.notes),
         dropped=tuple(DroppedBlock(block.name, block.kind, block.parameters) for block in outcome.dropped),
     )
 

@@ -28,6 +28,7 @@ from fxprune.inputs import device_of
 from fxprune.passes.fastnas import FastNAS
 from fxprune.passes.gradnas import GradNAS
 from fxprune.passes.magnitude import Magnitude
+from fxprune.passes.obs import Obs
 from fxprune.passes.random_scores import Random
 from fxprune.passes.taylor import Taylor
 from fxprune.passes.torch_pruning import TorchPruning, is_importance
@@ -178,6 +179,7 @@ BUILT_IN: dict[str, Callable[[], Scorer]] = {
     "fastnas": FastNAS,
     "gradnas": GradNAS,
     "magnitude": Magnitude,
+    "obs": Obs,
     "random": Random,
     "taylor": Taylor,
 }
@@ -189,7 +191,7 @@ def fitting_scorer(given: Mapping[str, object]) -> str:
         return "fastnas"
     if given.get("data") is not None and given.get("loss") is not None:
         return "gradnas"
-    return "magnitude"
+    return "magnitude" if given.get("data") is None else "obs"
 
 
 def find_scorer(scorer: str | Scorer) -> Scorer:

@@ -14,7 +14,6 @@ from torch import nn
 
 from fxprune.batches import noting, reiterable
 from fxprune.budget import Budget, parse_budget
-from fxprune.compile import Subject, build, choose_scorer, score_subject, understand
 from fxprune.compile import compile as compile_model
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.evaluating import evaluating
@@ -22,12 +21,10 @@ from fxprune.fingerprint import digest
 from fxprune.finished import open_store
 from fxprune.front import Front, Point, Stated
 from fxprune.plan import Plan
+from fxprune.pruning import Making, Subject, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.widths import width_ranges
-
-BUILDING = ("search", "seed", "verify", "reconstruct")
-"""Arguments of `compile` that concern what comes after scoring."""
 
 
 def sweep(
@@ -74,15 +71,16 @@ def sweep(
     limits = [parse_budget(each, subject.whole.costs.original) for each in budgets]
     scoring = {name: given[name] for name in ("loss", "collect", "seed", "align", "floor", "progress")}
     context = Context(model, subject.analysis, data=data, score=score, **scoring)
-    building = {name: given[name] for name in BUILDING if name in given}
-    building["ranges"] = width_ranges(subject.analysis, given["align"], given["floor"])
+    ranges = width_ranges(subject.analysis, given["align"], given["floor"])
+    wanted = repairing(given["reconstruct"], data, collect)
+    making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
     with open_store(given["checkpoint"], chosen, context) as store:
         context = replace(context, store=store)
         scores = score_subject(chosen, scores, subject, context)
         pairs = list(zip(budgets, limits, strict=True))
         tracked = context.track(pairs, "building", len(pairs))
-        points = [_point(budget, limit, subject, scores, building) for budget, limit in tracked]
-        return Front(tuple(points)) if score is None else _evaluated(points, context, building)
+        points = [_point(budget, limit, subject, scores, making) for budget, limit in tracked]
+        return Front(tuple(points)) if score is None else _evaluated(points, context, making)
 
 
 def with_defaults(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,21 +97,21 @@ def with_defaults(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each.default for name, each in signature.parameters.items()} | dict(options)
 
 
-def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, building: Mapping[str, Any]) -> Point:
+def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, making: Making) -> Point:
     before = dict(subject.whole.costs.original)
     try:
-        slim = build(subject, scores, limits, started=time.perf_counter(), **building)
+        slim = build(subject, scores, limits, making, time.perf_counter())
     except InfeasibleBudget as error:
         return Point(budget, before, reason=str(error))
     after = {metric.name: metric.after for metric in slim.report.metrics}
     return Point(budget, before, after, plan=slim.plan, slim=slim)
 
 
-def _evaluated(points: Sequence[Point], context: Context, building: Mapping[str, Any]) -> Front:
+def _evaluated(points: Sequence[Point], context: Context, making: Making) -> Front:
     """The points with their scores; slim modules that are alike are evaluated once."""
     assert context.score is not None
     modules: dict[str, nn.Module] = {"score of the original": context.model}
-    keys = [None if point.plan is None else _key(point.plan, building) for point in points]
+    keys = [None if point.plan is None else _key(point.plan, making) for point in points]
     modules |= {key: point.slim for key, point in zip(keys, points, strict=True) if key and point.slim is not None}
     found = context.evaluate(list(modules), lambda key: {"score": score_of(modules[key], context.score)}, "evaluating")
     scored = [
@@ -123,9 +121,9 @@ def _evaluated(points: Sequence[Point], context: Context, building: Mapping[str,
     return Front(tuple(scored), found["score of the original"]["score"])
 
 
-def _key(plan: Plan, building: Mapping[str, Any]) -> str:
+def _key(plan: Plan, making: Making) -> str:
     """What decides the slim module, beside what the fingerprint of the checkpoint holds."""
-    rewriting = {name: each for name, each in building.items() if name == "reconstruct"}
+    rewriting = making.repairing is not None
     return f"score of {digest([dict(plan.slices), plan.dropped, rewriting])}"
 
 

@@ -60,7 +60,8 @@ def test_a_scorer_is_given_what_the_user_gave() -> None:
         return output.sum()
 
     model = perceptron()
-    fxprune.compile(model, "50%", example_inputs=X, scorer=scorer, data=data, loss=loss, collect=tuple, seed=7)
+    options: dict[str, Any] = {"data": data, "loss": loss, "collect": tuple, "seed": 7, "reconstruct": False}
+    fxprune.compile(model, "50%", example_inputs=X, scorer=scorer, **options)
     (context,) = scorer.seen
     assert context.model is model
     assert context.data is data

@@ -1,0 +1,260 @@
+"""The steps of a compilation, each of which can be taken alone: understand, score, build (search and rewrite).
+
+`compile` takes them one after the other; `sweep` builds many times from one understanding and one scoring; `iterate` takes
+all of them again and again, and rewrites the original in the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fxprune.analysis import Analysis, analyze_program
+from fxprune.batches import example_from
+from fxprune.blocks import Block
+from fxprune.budget import Budget
+from fxprune.capture import capture
+from fxprune.cut import Cut
+from fxprune.depth import choose_blocks, without_blocks
+from fxprune.errors import InfeasibleBudget, InputError, PluginError
+from fxprune.finished import recall_scores
+from fxprune.passes.bypass import verify_drop
+from fxprune.passes.repair import repair
+from fxprune.passes.slim import slim_graph
+from fxprune.passes.verify import verify as verify_slim
+from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, widths_of
+from fxprune.report import Outcome, make_report, what_holds
+from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
+from fxprune.scores import Scores
+from fxprune.search import build_choices
+from fxprune.search import search as search_widths
+from fxprune.slim_module import SlimModule, assemble, attach_report
+from fxprune.version import __version__
+from fxprune.widths import Range, keep_most_important
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Repairing:
+    """What weights are repaired by after the cut.
+
+    Attributes:
+        data: the user's batches; None makes the repair say that they are missing.
+        collect: batch -> inputs.
+    """
+
+    data: Iterable[Any] | None
+    collect: Callable[[Any], Any] | None
+
+
+def repairing(
+    reconstruct: bool | None, data: Iterable[Any] | None, collect: Callable[[Any], Any] | None
+) -> Repairing | None:
+    """What `compile(reconstruct=...)` stands for: None is yes where there is data."""
+    wanted = data is not None if reconstruct is None else reconstruct
+    return Repairing(data, collect) if wanted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How a slim module is made, once there are scores.
+
+    Attributes:
+        ranges: the widths that each group may be cut to.
+        search: name of the search method.
+        seed: for choices at random.
+        verify: whether the result is compared with the original, its cut parts silenced.
+        repairing: what weights are repaired by; None to leave them as cut.
+    """
+
+    ranges: Mapping[str, Range]
+    search: str
+    seed: int
+    verify: bool
+    repairing: Repairing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be pruned, analysed.
+
+    Attributes:
+        whole: the analysis of the whole model.
+        dropped: the blocks that go whole.
+        analysis: that of the model without them.
+        ignore: patterns of what has to keep its shape.
+    """
+
+    whole: Analysis
+    dropped: tuple[Block, ...]
+    analysis: Analysis
+    ignore: tuple[str, ...]
+
+
+def understand(
+    model: nn.Module,
+    example_inputs: Any,
+    data: Iterable[Any] | None,
+    collect: Callable[[Any], Any] | None,
+    *,
+    ignore: Sequence[str],
+    drop: Sequence[str],
+    strict: bool,
+) -> Subject:
+    """Capture and analyze; without example inputs, one sample of the data's first batch serves."""
+    notes: tuple[str, ...] = ()
+    if example_inputs is None and data is not None and isinstance(model, nn.Module):
+        example_inputs, note = example_from(data, model, collect)
+        notes = (note,)
+    program = capture(model, example_inputs)
+    program = replace(program, notes=(*notes, *program.notes))
+    whole = analyze_program(program, ignore=ignore, strict=strict)
+    dropped = choose_blocks(whole, drop)
+    analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
+    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
+
+
+def build(
+    subject: Subject,
+    scores: Scores,
+    limits: Budget,
+    making: Making,
+    started: float,
+) -> SlimModule:
+    """Search within the ranges of widths, then rewrite."""
+    widths = _search(subject.analysis, scores, limits, making.ranges, making.search)
+    kept = keep_most_important(subject.analysis.groups, scores, widths)
+    return rewrite(subject, scores, widths, kept, limits, making, started)
+
+
+def rewrite(
+    subject: Subject,
+    scores: Scores,
+    widths: Mapping[str, int],
+    kept: Mapping[str, NDArray[np.int64]],
+    limits: Budget,
+    making: Making,
+    started: float,
+) -> SlimModule:
+    """Emit the slim module that keeps these indices, verify it and report."""
+    whole, dropped, analysis = subject.whole, subject.dropped, subject.analysis
+    cut = analysis.cut(kept)
+    plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.search, making.seed)
+    slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
+    error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
+    notes: tuple[str, ...] = ()
+    if making.repairing is not None:
+        notes = repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
+    original, seconds = whole.costs.original, time.perf_counter() - started
+    outcome = Outcome(analysis, scores, widths, limits, making.search, error, seconds, original, dropped, notes)
+    attach_report(slim, make_report(outcome))
+    return slim
+
+
+def _verify(whole: Analysis, dropped: Sequence[Block], analysis: Analysis, cut: Cut, slim: SlimModule) -> float:
+    """Largest relative error of what was dropped and of what was cut."""
+    error = verify_drop(whole.program, dropped, analysis.program) if dropped else 0.0
+    return max(error, verify_slim(analysis.program, analysis.propagation, cut, slim))
+
+
+def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[str, object]) -> Scorer | None:
+    """The scorer to run; None where scores are given.
+
+    Args:
+        scorer: "auto", a name or an object.
+        scores: those of an earlier run.
+        given: what the user gave of data, loss and score.
+    """
+    if scores is not None:
+        if scorer != "auto":
+            msg = "both scores= and scorer= are given; scores= replaces scoring, so leave scorer= out"
+            raise InputError(msg)
+        return None
+    return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
+
+
+def score_subject(scorer: Scorer | None, scores: Scores | None, subject: Subject, context: Context) -> Scores:
+    """The scores given, checked, or those of the scorer."""
+    signature = signature_of(subject.whole.program)
+    if scorer is None:
+        return _check_given(scores, context, signature)
+    check_needs(scorer, {"data": context.data, "loss": context.loss, "score": context.score})
+    return replace(recall_scores(context.store, scorer.name, lambda: run_scorer(scorer, context)), signature=signature)
+
+
+def _check_given(
+    scores: Scores | None, context: Context, signature: Mapping[str, tuple[tuple[int, ...], str]]
+) -> Scores:
+    if not isinstance(scores, Scores):
+        msg = f"scores is a {type(scores).__name__}; pass the scores of an earlier run, such as slim.scores, or a file"
+        raise InputError(msg)
+    if scores.signature and scores.signature != signature:
+        msg = (
+            f"scores= belongs to another model: {difference(scores.signature, signature)}. Leave it out to score again"
+        )
+        raise InputError(msg)
+    try:
+        check_scores(scores, context.groups)
+    except PluginError as error:
+        msg = f"scores= belongs to another model: {error}. Leave scores= out to score again"
+        raise InputError(msg) from None
+    return scores
+
+
+def _search(
+    analysis: Analysis, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
+) -> dict[str, int]:
+    """Width of every group, within the budget."""
+    choices = [
+        build_choices(
+            group.name,
+            group.size,
+            scores.importance[group.name],
+            step=ranges[group.name].step,
+            floor=ranges[group.name].floor,
+            sensitivity=scores.sensitivity.get(group.name),
+            consumers=group.consumers,
+        )
+        for group in analysis.groups
+    ]
+    try:
+        return search_widths(analysis.costs, limits.limits, choices, method)
+    except InfeasibleBudget as error:
+        smallest = {each.group: int(each.widths[0]) for each in choices}
+        msg = f"{error}\n{what_holds(analysis, smallest)}"
+        raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def _plan(
+    subject: Subject,
+    cut: Cut,
+    kept: Mapping[str, NDArray[np.int64]],
+    widths: Mapping[str, int],
+    limits: Budget,
+    scorer: str,
+    method: str,
+    seed: int,
+) -> Plan:
+    """The decision as data."""
+    analysis = subject.analysis
+    return Plan(
+        kept=kept_lists(kept),
+        slices=slices_of(analysis.program, analysis.propagation, cut),
+        widths=widths_of(analysis.groups, widths),
+        ignore=subject.ignore,
+        dropped=tuple(block.name for block in subject.dropped),
+        budget=dict(limits.stated),
+        scorer=scorer,
+        search=method,
+        seed=seed,
+        signature=signature_of(subject.whole.program),
+        versions={"fxprune": __version__, "torch": str(torch.__version__)},
+    )

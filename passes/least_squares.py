@@ -1,0 +1,153 @@
+"""Ridge regression from second moments: what correction of a layer's weights best restores its outputs.
+
+With rows A [n, d] of inputs and residuals R = Y - A W - b [n, o] of the weights that are there, the correction D and the
+constant s minimise
+
+    || R - A D - 1 s^T ||^2 + ridge * tr(D^T D),   ridge = lambda * mean diagonal of A^T A
+
+The ridge pulls towards the weights that are there, not towards zero. Only the moments A^T A, A^T R, and the sums are kept,
+in float64, so that data can be added in any portions; the constant is eliminated by centring, S = A^T A - n m m^T. Errors on
+data that took no part in the fit are quadratic forms in that data's own moments, so choosing lambda costs one Cholesky
+factorisation for each value and no second look at the data. Layers with groups hold one problem for each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import InputError
+
+RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Candidates for lambda, ascending."""
+
+
+@dataclass(slots=True)
+class Moments:
+    """Second moments of rows and residuals, float64, one set for each group.
+
+    Attributes:
+        count: number of rows.
+        gram: sum of a a^T, [groups, d, d].
+        cross: sum of a r^T, [groups, d, o].
+        inputs: sum of a, [groups, d].
+        residuals: sum of r, [groups, o].
+        squares: sum of r^2 over everything.
+        energy: sum of (y - mean)^2 over everything, which errors are relative to.
+    """
+
+    count: int
+    gram: Tensor
+    cross: Tensor
+    inputs: Tensor
+    residuals: Tensor
+    squares: Tensor
+    targets: Tensor
+    target_squares: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, residuals: Tensor, targets: Tensor) -> Moments:
+        """Moments of one portion: rows [groups, n, d], residuals and targets [groups, n, o]."""
+        a, r, y = rows.double(), residuals.double(), targets.double()
+        return cls(
+            rows.shape[1],
+            a.mT @ a,
+            a.mT @ r,
+            a.sum(1),
+            r.sum(1),
+            r.square().sum(),
+            y.sum(1),
+            y.square().sum(),
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of both portions."""
+        return Moments(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    @property
+    def energy(self) -> float:
+        """Sum of squares of the targets around their means."""
+        return float(self.target_squares - self.targets.square().sum() / max(self.count, 1))
+
+    def error(self, correction: Correction | None = None) -> float:
+        """Sum of squared residuals after a correction, relative to the energy of the targets."""
+        total = self.squares
+        if correction is not None:
+            d, s = correction.matrix, correction.constant
+            through = (self.inputs[:, None] @ d)[:, 0]
+            total = total - 2 * (d * self.cross).sum() + (d * (self.gram @ d)).sum()
+            total = total - 2 * (s * self.residuals).sum() + 2 * (s * through).sum() + self.count * s.square().sum()
+        return max(float(total), 0.0) / max(self.energy, torch.finfo(torch.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What to add to a layer's matrices [groups, d, o] and outputs [groups, o], and the ridge that it was found with."""
+
+    matrix: Tensor
+    constant: Tensor
+    ridge: float
+
+
+def solve(moments: Moments, ridge: float, *, free_mean: bool) -> Correction:
+    """The correction for one ridge, relative to the mean diagonal; the constant is zero where it is not free."""
+    mean = moments.inputs / max(moments.count, 1) * float(free_mean)
+    gram = moments.gram - moments.count * mean[:, :, None] * mean[:, None, :]
+    cross = moments.cross - mean[:, :, None] * moments.residuals[:, None, :]
+    matrix = torch.cholesky_solve(cross, factor(gram, ridge))
+    constant = moments.residuals / max(moments.count, 1) - (mean[:, None] @ matrix)[:, 0]
+    return Correction(matrix, constant * float(free_mean), ridge)
+
+
+def factor(gram: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor of gram + ridge * mean diagonal, the ridge raised where that is not positive definite.
+
+    Raises:
+        InputError: the matrix is not finite.
+    """
+    if not gram.isfinite().all():
+        msg = (
+            "what a layer sees on the calibration data is not finite; look for nan or infinity in the data or the model"
+        )
+        raise InputError(msg)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = diagonal.mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    while True:
+        shifted = gram + torch.diag_embed((ridge * scale).expand_as(diagonal))
+        found, failed = torch.linalg.cholesky_ex(shifted)
+        if not failed.any():
+            factors: Tensor = found
+            return factors
+        ridge = max(10 * ridge, 1e-12)
+
+
+def choose(fit: Moments, held: Moments, ridges: Sequence[float], *, free_mean: bool) -> tuple[Correction | None, float]:
+    """The correction that is best on held-out data, found anew on all of it; None where none improves on it.
+
+    The held-out error has one valley over the ridge: the search goes down from the largest and stops where it rises.
+
+    Returns:
+        The correction, and the held-out relative error of the one that was fitted without that data.
+    """
+    best, error, former = None, held.error(), float("inf")
+    for candidate in _candidates(fit, ridges, free_mean=free_mean):
+        found = held.error(candidate)
+        if found < error:
+            best, error = candidate, found
+        if found > former:
+            break
+        former = found
+    if best is None or best.ridge == float("inf"):
+        return best, error
+    return solve(fit + held, best.ridge, free_mean=free_mean), error
+
+
+def _candidates(fit: Moments, ridges: Sequence[float], *, free_mean: bool) -> Iterator[Correction]:
+    """Compensation of the means alone (an infinite ridge), then one correction for each ridge, the largest first."""
+    if free_mean:
+        yield Correction(torch.zeros_like(fit.cross), fit.residuals / max(fit.count, 1), float("inf"))
+    for each in sorted(ridges, reverse=True):
+        yield solve(fit, each, free_mean=free_mean)

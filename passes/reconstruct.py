@@ -1,0 +1,265 @@
+"""Closed-form repair: the weights that best restore what each layer gave before the cut. No labels, no training.
+
+A cut takes inputs from a layer; what the kept ones can say about the lost ones, and about their means, can be put into the
+layer's weights and bias. For every linear layer and convolution, in graph order,
+
+    min over W, b of  || A_slim W + b - Y ||^2 + ridge * || W - W_cut ||^2
+
+where A_slim are the inputs that the *repaired* slim model gives it and Y is what the *original* computes there, restricted
+to the outputs that are kept: later repairs see, and mend, what earlier ones left (asymmetric calibration). Where the
+layer writes into a residual stream, what the stream already lacks is added to its target,
+
+    Y = y_original + (stream_original - stream_slim),
+
+so that the layer corrects the stream and not only itself. The ridge is chosen for each layer on held-out calibration data,
+and a layer that does not gain there keeps its weights as cut.
+
+Sources: least-squares repair with second moments as in OBC and ZipLM (Frantar and Alistarh 2022; Kurtic et al., NeurIPS
+2023), OSSCAR (Meng et al., ICML 2024); asymmetric calibration as in GPTAQ (Li et al., ICML 2025); bias compensation as in
+FLAP (An et al., AAAI 2024).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from fxprune.analysis import Analysis
+from fxprune.batches import Batch
+from fxprune.cut import Cut
+from fxprune.errors import InputError, VerificationError
+from fxprune.passes.affine import AffineLayer, affine_layers
+from fxprune.passes.least_squares import RIDGES, Correction, Moments, choose
+from fxprune.passes.lockstep import Lockstep
+from fxprune.passes.stream import Stream, find_stream
+from fxprune.passes.verify import full_precision
+from fxprune.propagate import Propagation
+
+NEGLIGIBLE = 1e-10
+"""Relative squared error below which a layer's outputs are what they were."""
+ROWS = 65536
+"""Positions of each layer that are looked at, at least; wider layers look at 16 for each input."""
+HELD_OUT = 5
+"""Every how many-th position or batch is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of one layer.
+
+    Attributes:
+        layer: its name.
+        before: relative squared error of its outputs on held-out data, with the weights as cut.
+        after: the same with the weights that it has now, found without that data.
+        ridge: relative to the mean diagonal; infinite where only means were compensated, None where nothing was changed.
+    """
+
+    layer: str
+    before: float
+    after: float
+    ridge: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """What became of all layers whose inputs had changed, in graph order."""
+
+    repairs: tuple[Repair, ...]
+
+    @property
+    def changed(self) -> tuple[Repair, ...]:
+        """Layers whose weights were changed."""
+        return tuple(each for each in self.repairs if each.ridge is not None)
+
+    @property
+    def before(self) -> float:
+        """Mean relative error of the layers as cut."""
+        return sum(each.before for each in self.repairs) / max(len(self.repairs), 1)
+
+    @property
+    def after(self) -> float:
+        """Mean relative error of the layers as they are now."""
+        return sum(each.after for each in self.repairs) / max(len(self.repairs), 1)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        return (
+            f"reconstruction: {len(self.changed)} of {len(self.repairs)} layers repaired, mean relative error of their "
+            f"outputs {self.before:.3g} before, {self.after:.3g} after (held-out calibration data)"
+        )
+
+    def __str__(self) -> str:
+        """The summary, and one line for each layer."""
+        lines = [
+            f"  {each.layer}: {each.before:.3g} -> {each.after:.3g}"
+            + ("" if each.ridge is None else f" (ridge {each.ridge:g})")
+            for each in self.repairs
+        ]
+        return "\n".join([self.summary, *lines])
+
+
+def reconstruct(
+    analysis: Analysis,
+    cut: Cut,
+    slim: GraphModule,
+    batches: Sequence[Batch],
+    *,
+    ridge: float | None = None,
+    feedback: bool = True,
+    rows: int = ROWS,
+    seed: int = 0,
+) -> Reconstruction:
+    """Repair the layers of a slim model in place.
+
+    Args:
+        analysis: of the original, which is not changed.
+        cut: what the slim model kept of it.
+        slim: the emitted module, on the device of the batches; its parameters (and running means of BatchNorm layers
+            after convolutions without a bias) are changed, its training flags and `requires_grad` are not.
+        batches: calibration inputs; values of both models that are still needed are held in memory for all of them.
+        ridge: relative to the mean diagonal of a layer's Gram matrix; None to choose it for each layer.
+        feedback: let layers that write into a residual stream correct what the stream lacks.
+        rows: positions of each layer that are looked at, at least.
+        seed: for the choice of positions.
+
+    Returns:
+        What became of each layer.
+
+    Raises:
+        InputError: there is no batch.
+        VerificationError: a repaired layer holds values that are not finite.
+    """
+    if not batches:
+        msg = "reconstruction needs calibration data, and there is no batch"
+        raise InputError(msg)
+    work = _Work(analysis, cut, slim, ridge, feedback, rows, torch.Generator().manual_seed(seed))
+    layers = {layer.node: layer for layer in affine_layers(analysis.program)}
+    repairs: list[Repair] = []
+    with torch.no_grad(), evaluating(slim), full_precision():
+        pair = Lockstep(analysis.program.graph_module, slim, batches)
+        for origin, node in pair:
+            if origin in layers and (found := work.repair(layers[origin], node, pair)) is not None:
+                repairs.append(found)
+                if found.ridge is not None:
+                    pair.slim.again(node)
+    return Reconstruction(tuple(repairs))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for a while, each module's own flag restored."""
+    flags = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, flag in flags:
+            child.training = flag
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What all repairs share."""
+
+    analysis: Analysis
+    cut: Cut
+    slim: GraphModule
+    ridge: float | None
+    feedback: bool
+    rows: int
+    generator: torch.Generator
+
+    @property
+    def propagation(self) -> Propagation:
+        return self.analysis.propagation
+
+    def repair(self, layer: AffineLayer, node: Node, pair: Lockstep) -> Repair | None:
+        """Repair one layer; None where its outputs are what they were."""
+        stream = find_stream(layer, self.analysis.program, self.slim) if self.feedback else None
+        fit, held = self._moments(layer, node, pair, stream)
+        before = held.error()
+        if (fit + held).error() < NEGLIGIBLE:
+            return None
+        ridges = RIDGES if self.ridge is None else (self.ridge,)
+        correction, after = choose(fit, held, ridges, free_mean=layer.free_mean)
+        if correction is not None:
+            self._apply(layer, correction)
+        return Repair(layer.name, before, after, None if correction is None else correction.ridge)
+
+    def _moments(
+        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None
+    ) -> tuple[Moments, Moments]:
+        """Moments of the data to fit and of the held-out data."""
+        weight = self.slim.get_parameter(layer.weight)
+        results = [values[node] for values in pair.slim.values]
+        total = sum(layer.positions(each) for each in results)
+        wanted = max(self.rows, 16 * weight[0].numel())
+        fit: Moments | None = None
+        held: Moments | None = None
+        for number in range(len(results)):
+            chosen = self._positions(layer.positions(results[number]), min(1.0, wanted / total))
+            parts = self._portion(layer, node, pair, stream, number, chosen)
+            by_batch = len(results) >= HELD_OUT
+            is_held = torch.arange(len(chosen), device=chosen.device) % HELD_OUT == HELD_OUT - 1
+            if by_batch:
+                is_held = torch.full_like(is_held, number % HELD_OUT == HELD_OUT - 1)
+            fit = _add(fit, parts, ~is_held)
+            held = _add(held, parts, is_held)
+        assert fit is not None
+        assert held is not None
+        return fit, held
+
+    def _positions(self, count: int, share: float) -> Tensor:
+        """A share of all positions, in random order."""
+        return torch.randperm(count, generator=self.generator)[: max(round(share * count), min(count, HELD_OUT))]
+
+    def _portion(
+        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None, number: int, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, residuals and targets of one batch."""
+        slim, original = pair.slim.values[number], pair.original.values[number]
+        x, y = slim[pair.copies[layer.source]], slim[node]
+        axes = self.propagation.values[layer.node]
+        target = self.cut.slice(original[layer.node], axes)
+        if stream is not None:
+            lack = self.cut.slice(original[stream.partner], axes) - slim[pair.copies[stream.partner]]
+            target = target + stream.undo(lack)
+        weight = self.slim.get_parameter(layer.weight)
+        groups, chosen = layer.groups(x, weight), chosen.to(y.device)
+        rows = layer.rows(x, y, weight, chosen)
+        targets = layer.outputs(target, groups, chosen)
+        return rows, targets.double() - layer.outputs(y, groups, chosen).double(), targets
+
+    def _apply(self, layer: AffineLayer, correction: Correction) -> None:
+        weight = self.slim.get_parameter(layer.weight)
+        change = layer.weight_of(correction.matrix, weight.shape)
+        _set(layer, weight, weight.double() + change)
+        constant = correction.constant.flatten()
+        if layer.bias is not None:
+            bias = self.slim.get_parameter(layer.bias)
+            _set(layer, bias, bias.double() + constant)
+        elif layer.shift is not None:
+            mean = self.slim.get_buffer(layer.shift)
+            _set(layer, mean, mean.double() - constant)
+
+
+def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:
+    if not value.isfinite().all():
+        msg = (
+            f"the repair of {layer.name!r} gave values that are not finite: the calibration data, or the model's outputs on "
+            "it, are not finite or too large. Look at the data, or pass reconstruct=False"
+        )
+        raise VerificationError(msg)
+    tensor.copy_(value)
+
+
+def _add(total: Moments | None, parts: tuple[Any, Any, Any], chosen: Tensor) -> Moments:
+    found = Moments.of(*(part[:, chosen] for part in parts))
+    return found if total is None else total + found

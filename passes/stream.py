@@ -1,0 +1,94 @@
+"""Residual streams: which layer writes into one, and what stands beside it in the sum.
+
+    sum = partner + f(y),   f(y) = y, dropout in eval mode, or a BatchNorm that alone reads y: f(y) = scale * (y - mean) + beta
+
+What the stream of the slim model lacks at the partner, the layer can supply: its target moves by lack / scale. Channels whose
+BatchNorm scales them to nothing are left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from fxprune.passes.affine import AffineLayer
+from fxprune.passes.module_table import bind
+from fxprune.program import Program
+
+aten = torch.ops.aten
+SUMS = (aten.add.Tensor, aten.add_.Tensor)
+PASSED = (aten.dropout.default, aten.dropout_.default, aten.alias.default, aten.contiguous.default)
+SMALLEST_SCALE = 1e-3
+"""Relative to the largest of a layer: below it a BatchNorm counts as scaling to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The other summand, and the factor by which a layer's outputs enter the sum: None for 1, else one per channel."""
+
+    partner: Node
+    scale: Tensor | None
+    spatial: int
+
+    def undo(self, lack: Tensor) -> Tensor:
+        """What the layer's outputs have to change by for the sum to change by `lack`."""
+        if self.scale is None:
+            return lack
+        usable = self.scale.abs() > SMALLEST_SCALE * self.scale.abs().max()
+        factor = torch.where(usable, 1 / self.scale, 0.0).to(lack.dtype)
+        return lack * factor.reshape(-1, *(1 for _ in range(self.spatial)))
+
+
+def find_stream(layer: AffineLayer, program: Program, slim: GraphModule) -> Stream | None:
+    """The stream that a layer alone writes into by a sum whose other summand is known by then; None if there is none."""
+    scale: Tensor | None = None
+    node = layer.node
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user.target in SUMS:
+            partner = _partner(user, node, layer.node, program)
+            return None if partner is None else Stream(partner, scale, layer.spatial)
+        if user.target is aten.batch_norm.default and user.args[0] is node and scale is None:
+            scale = _scale(user, program, slim)
+            if scale is None:
+                return None
+        elif user.target not in PASSED:
+            return None
+        node = user
+    return None
+
+
+def _partner(total: Node, node: Node, layer: Node, program: Program) -> Node | None:
+    """The other summand, of the same shape, computed before the layer."""
+    left, right = total.args[:2]
+    other = right if left is node else left
+    if not isinstance(other, Node) or other is node or other.op == "get_attr" or bind(total)["alpha"] != 1:
+        return None
+    if getattr(other.meta.get("val"), "shape", None) != getattr(node.meta.get("val"), "shape", ()):
+        return None
+    order = {each: at for at, each in enumerate(program.nodes)}
+    return other if order[other] < order[layer] else None
+
+
+def _scale(norm: Node, program: Program, slim: GraphModule) -> Tensor | None:
+    """Gamma / sqrt(var + eps) of the slim model, float64."""
+    bound: dict[str, Any] = bind(norm)
+    found = [_tensor(bound[name], program, slim) for name in ("weight", "running_var")]
+    gamma, variance = found
+    if variance is None or (gamma is None and bound["weight"] is not None):
+        return None
+    inverse: Tensor = (variance.double() + bound["eps"]).rsqrt()
+    return inverse if gamma is None else gamma.double() * inverse
+
+
+def _tensor(node: Any, program: Program, slim: GraphModule) -> Tensor | None:
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    name = program.canonical(str(node.target))
+    owner, _, own = name.rpartition(".")
+    found = getattr(slim.get_submodule(owner), own, None)
+    return found if isinstance(found, Tensor) else None
