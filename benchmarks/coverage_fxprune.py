@@ -75,7 +75,7 @@ def measure_fxprune(example: Example, record: Record, *, onnx: bool = False, app
 @contextlib.contextmanager
 def _listening(heard: dict[str, Any], record: Record) -> Iterator[None]:
     """Keep what two of the steps inside `compile` return, and their seconds; nothing is changed."""
-    module = importlib.import_module("fxprune.compile")
+    module = importlib.import_module("fxprune.pruning")
 
     def listen(name: str) -> Callable[..., Any]:
         function = getattr(module, name)

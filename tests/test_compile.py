@@ -200,7 +200,7 @@ def test_without_verification_the_result_is_the_same() -> None:
 
 def test_a_wrong_result_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight off is found: the check is one."""
-    compiler: Any = __import__("importlib").import_module("fxprune.compile")
+    compiler: Any = __import__("importlib").import_module("fxprune.pruning")
     assemble = compiler.assemble
 
     def spoilt(*arguments: Any) -> Any:
