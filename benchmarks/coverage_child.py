@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -80,6 +81,15 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Those of the packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def describe(error: BaseException) -> dict[str, str]:
     """Class and first lines of an error, and the line of code that raised it."""
     text = " / ".join(line.strip() for line in str(error).strip().splitlines()[:3])
@@ -97,6 +107,7 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
     torch.set_num_threads(1)
     record.found["machine"] = machine()
     record.found["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    record.found["versions"] |= versions(find(name).source.split()[0].lower())
     try:
         with record.during("build"):
             example = make(find(name))
@@ -108,6 +119,7 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
         return
     record.tell(parameters=parameters(example.model))
     if library == "fxprune":
+        record.found["versions"] |= versions("onnxruntime") if options.onnx else {}
         from benchmarks.coverage_fxprune import measure_fxprune
 
         measure_fxprune(example, record, onnx=options.onnx, apply=options.apply)

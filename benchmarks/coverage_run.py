@@ -30,7 +30,7 @@ def main(description: str) -> None:
         if options.fresh or entry.name not in known.get(library, {})
     ]
     if options.jobs:
-        measure(tasks, options, lines)
+        measure(longest_first(tasks, known), options, lines)
         keep_latest(lines)
     text = report(read(lines))
     (options.out / "coverage.md").write_text(text)
@@ -65,6 +65,15 @@ def make_task(library: str, entry: Entry, options: argparse.Namespace) -> Task:
     pythons = {"torch-pruning": options.python_torch_pruning, "modelopt": options.python_modelopt}
     flags = [flag for flag in ("onnx", "apply") if library == "fxprune" and getattr(options, flag)]
     return Task(library, entry.name, pythons.get(library, sys.executable), tuple(f"--{flag}" for flag in flags))
+
+
+def longest_first(tasks: Sequence[Task], known: dict[str, dict[str, dict[str, Any]]]) -> list[Task]:
+    """By the seconds of their last run, so that no process works alone at the end; new ones first, in the zoo's order."""
+
+    def seconds(task: Task) -> float:
+        return float(known.get(task.library, {}).get(task.model, {}).get("total_seconds", float("inf")))
+
+    return sorted(tasks, key=seconds, reverse=True)
 
 
 def measure(tasks: Sequence[Task], options: argparse.Namespace, lines: Path) -> None:
