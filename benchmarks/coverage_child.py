@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -133,14 +133,14 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
         measure_modelopt(example, record)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse arguments, and keep what libraries print away from the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=("fxprune", "torch-pruning", "modelopt"))
     parser.add_argument("model")
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--apply", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     record = Record(sys.stdout)
     with contextlib.redirect_stdout(sys.stderr):
