@@ -21,6 +21,11 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.2
+PATIENCE = 10.0
+"""Seconds that a process may take to end once it is told to."""
+
+IMPORTS = 120.0
+"""Seconds that a warm process may take before it forks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,44 +86,46 @@ class Fork:
         return _number(self.folder / "code")
 
     def end(self) -> None:
-        """End it, if it has not ended by itself, and wait for that."""
-        while self.poll() is None:
+        """End it, if it has not ended by itself, and wait a little for that."""
+        until = time.monotonic() + PATIENCE
+        while self.poll() is None and time.monotonic() < until:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.02)
 
 
 class Warm:
-    """Processes with the libraries imported, one for each interpreter and library, begun when first asked for."""
+    """Processes with the libraries imported, one for each interpreter and library of the tasks."""
 
-    def __init__(self) -> None:
-        """None yet."""
-        self._processes: dict[tuple[str, str], subprocess.Popen[str]] = {}
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """Begin them all."""
         self._lock = threading.Lock()
+        self._processes = {
+            (python, library): subprocess.Popen(
+                [python, "-m", "benchmarks.coverage_warm", library],
+                cwd=ROOT,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                text=True,
+            )
+            for python, library in dict.fromkeys((task.python, task.library) for task in tasks)
+        }
 
     def begin(self, task: Task, folder: Path) -> Fork:
         """Have a task forked off."""
         line = json.dumps([str(folder), task.library, task.model, *task.flags])
+        process = self._processes[task.python, task.library]
+        assert process.stdin is not None
         with self._lock:
-            process = self._process(task)
-            assert process.stdin is not None
             process.stdin.write(f"{line}\n")
             process.stdin.flush()
+        until = time.monotonic() + IMPORTS
         while (pid := _number(folder / "pid")) is None:
-            if process.poll() is not None:
-                msg = f"{task.python} cannot import what {task.library} needs"
+            if process.poll() is not None or time.monotonic() > until:
+                msg = f"{task.python} forks nothing that could measure {task.library}"
                 raise RuntimeError(msg)
             time.sleep(0.02)
         return Fork(pid, folder)
-
-    def _process(self, task: Task) -> subprocess.Popen[str]:
-        key = (task.python, task.library)
-        if key not in self._processes:
-            command = [task.python, "-m", "benchmarks.coverage_warm", task.library]
-            self._processes[key] = subprocess.Popen(
-                command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, text=True
-            )
-        return self._processes[key]
 
     def end(self) -> None:
         """End them all."""
@@ -129,7 +136,7 @@ class Warm:
 
 def run_all(tasks: Sequence[Task], limits: Limits, jobs: int, done: Callable[[Task, dict[str, Any]], None]) -> None:
     """Run the tasks in order, `jobs` at a time; `done` is called with each result, one call at a time."""
-    stop, warm = threading.Event(), Warm()
+    stop, warm = threading.Event(), Warm(tasks)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(run_one, task, limits, warm, stop): task for task in tasks}
         try:

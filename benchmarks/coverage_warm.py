@@ -53,8 +53,10 @@ def main() -> None:
 def preload(library: str) -> None:
     """Import what most measurements use; what is missing shows there."""
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # or it begins a thread, and forks have one only
     for load in (load_timm, load_transformers, load_diffusers):
         with contextlib.suppress(UnavailableError):
             load()
@@ -83,6 +85,8 @@ def keep(folder: Path, arguments: Sequence[str]) -> None:
     worker = os.fork()
     if worker == 0:
         work(folder, arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):  # which a whole group of processes may be sent
+        signal.signal(number, signal.SIG_IGN)
     write(folder / "pid", worker)
     _, status = os.waitpid(worker, 0)
     with contextlib.suppress(OSError):  # the folder is gone once nobody asks any more
