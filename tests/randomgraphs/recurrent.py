@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +58,13 @@ def recurrent_layer(draw: Draw, tokens: Tokens) -> Made:
 
 
 @cache
-def records_states(kind: type[nn.RNNBase], layers: int, both: bool, first: bool) -> bool:
+def records_states(kind: Callable[..., nn.RNNBase], layers: int, both: bool, first: bool) -> bool:
     """Whether `torch.export` records the shape that a layer's last states have.
 
     Torch 2.11 does not for LSTMs; fxprune refuses models that use these states there.
     """
     with torch.random.fork_rng(devices=[]):
-        layer = kind(2, 3, layers, bidirectional=both, batch_first=first)  # type: ignore[call-arg]
+        layer = kind(2, 3, layers, bidirectional=both, batch_first=first)
     steps = torch.zeros(4, 5, 2)
     with warnings.catch_warnings(action="ignore"):  # of the layer's list of its own weights
         exported = torch.export.export(layer, (steps,), strict=False)
@@ -76,7 +78,8 @@ def records_states(kind: type[nn.RNNBase], layers: int, both: bool, first: bool)
 def last_state(draw: Draw, tokens: Tokens) -> Made | None:
     """The last state alone."""
     layer = make_recurrent(draw, tokens.features)
-    if not records_states(type(layer), layer.num_layers, layer.bidirectional, layer.batch_first):
+    kind: Any = type(layer)
+    if not records_states(kind, layer.num_layers, layer.bidirectional, layer.batch_first):
         return None
     return Recurrent(layer, "state"), Vector(layer.hidden_size)
 

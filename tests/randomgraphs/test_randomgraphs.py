@@ -79,7 +79,7 @@ def test_the_strategy_gives_modules(made: tuple[RandomModule, tuple[torch.Tensor
 
 
 def test_last_states_are_left_out_where_torch_records_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn() -> list[type[nn.Module] | None]:
+    def drawn() -> list[type[torch.Tensor | nn.Module] | None]:
         made = [recurrent.last_state(Draw(Seeded(seed)), Tokens(length=3, features=4)) for seed in range(12)]
         return [None if each is None else type(each[0].layer) for each in made]
 
