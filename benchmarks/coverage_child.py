@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.coverage_models import UnavailableError, find, make, parameters
+
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/\"']+/)+(?=[^\s/\"']*\.)")
 
 
 @dataclass(slots=True)
@@ -91,8 +94,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Class and first lines of an error, and the line of code that raised it."""
+    """Class and first lines of an error, files by their names alone, and the line of code that raised it."""
     text = " / ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    text = _FOLDERS.sub("", text)
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

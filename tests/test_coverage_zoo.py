@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import coverage_timm, coverage_torchvision
+from benchmarks.coverage_child import describe
 from benchmarks.coverage_compare import ask_oracle
 from benchmarks.coverage_models import BATCH, LIMIT, Example, UnavailableError, find, make, parameters, select, zoo
 from benchmarks.coverage_process import ROOT, Fork, Limits, watch
@@ -197,6 +198,11 @@ def awaited(path: Path) -> str:
     while not path.exists() and time.monotonic() < until:
         time.sleep(0.02)
     return path.read_text()
+
+
+def test_errors_name_files_without_their_folders() -> None:
+    text = 'File "/some/where/model.py", line 3: a / b\nof /tmp/x1/slim.onnx at 2/3.5'
+    assert describe(ValueError(text))["message"] == 'File "model.py", line 3: a / b / of slim.onnx at 2/3.5'
 
 
 def test_tables() -> None:
