@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.coverage_models import UnavailableError, find, make, parameters
+
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/\"']+/)+(?=[^\s/\"']*\.)")
 
 
 @dataclass(slots=True)
@@ -80,9 +84,19 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Those of the packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def describe(error: BaseException) -> dict[str, str]:
-    """Class and first lines of an error, and the line of code that raised it."""
+    """Class and first lines of an error, files by their names alone, and the line of code that raised it."""
     text = " / ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    text = _FOLDERS.sub("", text)
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -97,6 +111,7 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
     torch.set_num_threads(1)
     record.found["machine"] = machine()
     record.found["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    record.found["versions"] |= versions(find(name).source.split()[0].lower())
     try:
         with record.during("build"):
             example = make(find(name))
@@ -108,6 +123,7 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
         return
     record.tell(parameters=parameters(example.model))
     if library == "fxprune":
+        record.found["versions"] |= versions("onnxruntime") if options.onnx else {}
         from benchmarks.coverage_fxprune import measure_fxprune
 
         measure_fxprune(example, record, onnx=options.onnx, apply=options.apply)
@@ -121,14 +137,14 @@ def measure(library: str, name: str, record: Record, options: argparse.Namespace
         measure_modelopt(example, record)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse arguments, and keep what libraries print away from the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=("fxprune", "torch-pruning", "modelopt"))
     parser.add_argument("model")
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--apply", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     record = Record(sys.stdout)
     with contextlib.redirect_stdout(sys.stderr):

@@ -6,7 +6,8 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def main(description: str) -> None:
         if options.fresh or entry.name not in known.get(library, {})
     ]
     if options.jobs:
-        measure(tasks, options, lines)
+        measure(longest_first(tasks, known), options, lines)
         keep_latest(lines)
     text = report(read(lines))
     (options.out / "coverage.md").write_text(text)
@@ -65,6 +66,15 @@ def make_task(library: str, entry: Entry, options: argparse.Namespace) -> Task:
     pythons = {"torch-pruning": options.python_torch_pruning, "modelopt": options.python_modelopt}
     flags = [flag for flag in ("onnx", "apply") if library == "fxprune" and getattr(options, flag)]
     return Task(library, entry.name, pythons.get(library, sys.executable), tuple(f"--{flag}" for flag in flags))
+
+
+def longest_first(tasks: Sequence[Task], known: dict[str, dict[str, dict[str, Any]]]) -> list[Task]:
+    """By the seconds of their last run, so that no process works alone at the end; new ones first, in the zoo's order."""
+
+    def seconds(task: Task) -> float:
+        return float(known.get(task.library, {}).get(task.model, {}).get("total_seconds", float("inf")))
+
+    return sorted(tasks, key=seconds, reverse=True)
 
 
 def measure(tasks: Sequence[Task], options: argparse.Namespace, lines: Path) -> None:
@@ -111,10 +121,21 @@ def report(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     entries = {entry.name: entry for entry in zoo()}
     results = {library: {name: found[name] for name in entries if name in found} for library, found in results.items()}
     sources = {name: entry.source for name, entry in entries.items()}
-    everything = [result for found in results.values() for result in found.values()]
-    machines = "; ".join(sorted({result["machine"] for result in everything if "machine" in result}))
-    versions = {f"{name} {version}" for each in everything for name, version in each.get("versions", {}).items()}
-    head = (
-        f"# Coverage\n\nMeasured by `python benchmarks/coverage.py` on {machines}, with {', '.join(sorted(versions))}."
+    measured = "\n".join(
+        f"- {LIBRARIES[library]}: {origin(found.values())}" for library, found in results.items() if found
     )
+    head = f"# Coverage\n\nMeasured by `python benchmarks/coverage.py`:\n\n{measured}"
     return f"{head}\n\n{summary(results, sources)}\n\n## Every model\n\n{details(results, list(entries))}\n"
+
+
+def origin(results: Iterable[dict[str, Any]]) -> str:
+    """On what machines, and with which versions, one library was measured."""
+    machines: Counter[str] = Counter()
+    versions: dict[str, dict[str, None]] = {}
+    for result in results:
+        machines[result.get("machine", "an unknown machine")] += 1
+        for name, version in result.get("versions", {}).items():
+            versions.setdefault(name, {})[version] = None
+    places = ", ".join(f"{count} models on {machine}" for machine, count in machines.items())
+    listed = ", ".join(" ".join([name, " or ".join(found)]) for name, found in sorted(versions.items()))
+    return f"{places}; {listed}"

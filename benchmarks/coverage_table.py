@@ -124,13 +124,21 @@ def _speed(results: Mapping[str, Result]) -> list[str]:
     if not per_node:
         return []
     median = statistics.median(per_node.values())
-    slowest = max(per_node, key=lambda name: per_node[name])
+    least, most = (choose(per_node, key=lambda name: per_node[name]) for choose in (min, max))
     largest = max(per_node, key=lambda name: int(results[name]["nodes"]))
-    nodes, seconds = results[largest]["nodes"], results[largest]["seconds"]["analysis"]
+    longest = max(per_node, key=lambda name: float(results[name]["seconds"]["analysis"]))
+    beyond = [name for name, value in per_node.items() if not median / 3 <= value <= 3 * median]
     return [
-        f"Analysis per graph node: median {median * 1e6:.0f} us, most {per_node[slowest] * 1e6:.0f} us ({slowest}, "
-        f"{per_node[slowest] / median:.1f} times the median). Largest graph: {largest}, {nodes} nodes, {seconds:.2f} s."
+        f"Analysis per graph node over {len(per_node)} models: median {median * 1e6:.0f} us, least "
+        f"{per_node[least] * 1e6:.0f} us ({least}, {per_node[least] / median:.2f} times the median), most "
+        f"{per_node[most] * 1e6:.0f} us ({most}, {per_node[most] / median:.1f} times). Beyond a factor of 3: "
+        f"{', '.join(beyond) or 'none'}. Largest graph: {_size(largest, results)}; longest analysis: "
+        f"{_size(longest, results)}."
     ]
+
+
+def _size(name: str, results: Mapping[str, Result]) -> str:
+    return f"{name}, {results[name]['nodes']} nodes, {results[name]['seconds']['analysis']:.2f} s"
 
 
 def details(results: Results, order: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.caches import empty_caches
 from fxprune.capture_errors import explain_failure, first_line
 from fxprune.errors import CaptureError
 from fxprune.inputs import Inputs, find_inputs
@@ -98,14 +99,14 @@ def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = 
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of all modules and attributes that shares every parameter and buffer with the original.
+    """A deep copy of all modules and attributes that shares every parameter and buffer with the original, caches emptied.
 
     Raises:
         CaptureError: something in the model cannot be copied.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
-        return copy.deepcopy(model, dict(shared))
+        copied = copy.deepcopy(model, dict(shared))
     except Exception as error:
         msg = (
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)}). fxprune "
@@ -113,6 +114,8 @@ def structural_copy(model: nn.Module) -> nn.Module:
             "a __deepcopy__"
         )
         raise CaptureError(msg) from error
+    empty_caches(copied)
+    return copied
 
 
 def _check_model(model: object) -> None:

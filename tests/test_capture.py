@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -330,3 +331,35 @@ def test_branches_on_values_are_baked_in() -> None:
     for other in (torch.rand(5, 4), -torch.rand(2, 4)):
         expected = model.down(model.up(other).relu())
         torch.testing.assert_close(program.graph_module(other), expected)
+
+
+class Flexible(nn.Module):
+    """Attention whose scores a function of the positions changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, length, 32] to the same."""
+        flexible = importlib.import_module("torch.nn.attention.flex_attention")
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        mixed = flexible.flex_attention(q, k, v, score_mod=lambda score, _b, _h, i, j: score + (i - j))
+        out: torch.Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, 32))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flexible_attention_is_pinned_and_never_cut_wrongly() -> None:
+    """Torch captures it without gradients only, and with parts of `vmap` that do not run again."""
+    model = nn.Sequential(nn.Linear(16, 32), Flexible(), nn.Linear(32, 4)).eval()
+    inputs = torch.randn(2, 16, 16)
+    with pytest.raises(fxprune.CaptureError, match="FlexAttention"):
+        fxprune.analyze(model, inputs)
+    model.requires_grad_(requires_grad=False)
+    analysis = fxprune.analyze(model, inputs)
+    assert "flex_attention has no rule" in str(analysis)
+    assert {group.name for group in analysis.groups} == {"0", "1.out"}
+    with pytest.raises(fxprune.CaptureError):
+        fxprune.compile(model, "60%", example_inputs=inputs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,9 +19,10 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import coverage_timm, coverage_torchvision
+from benchmarks.coverage_child import describe
 from benchmarks.coverage_compare import ask_oracle
 from benchmarks.coverage_models import BATCH, LIMIT, Example, UnavailableError, find, make, parameters, select, zoo
-from benchmarks.coverage_process import Limits, watch
+from benchmarks.coverage_process import ROOT, Fork, Limits, watch
 from benchmarks.coverage_table import details, summary
 from benchmarks.coverage_torch_pruning import read_slices
 from fxprune.capture import capture
@@ -158,6 +161,48 @@ def test_limits(limits: tuple[float, float], expected: str) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_measurements_are_forks(tmp_path: Path) -> None:
+    """Each tells its results, its errors and its exit code; one whose group is told to end still says so."""
+    code = (
+        "import sys, time\n"
+        "from benchmarks import coverage_child, coverage_warm\n"
+        "def main(arguments): print(arguments); time.sleep(60) if 'sleep' in arguments else sys.exit(3)\n"
+        "coverage_warm.preload = lambda library: None\n"
+        "coverage_child.main = main\n"
+        "coverage_warm.main()\n"
+    )
+    folders = [tmp_path / name for name in ("fails", "sleeps")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "fxprune"], stdin=subprocess.PIPE, text=True, process_group=0, cwd=ROOT
+    ) as process:
+        assert process.stdin is not None
+        for folder, argument in zip(folders, ("fail", "sleep"), strict=True):
+            folder.mkdir()
+            process.stdin.write(f"{json.dumps([str(folder), argument])}\n")
+            process.stdin.flush()
+        forks = [Fork(int(awaited(folder / "pid")), folder) for folder in folders]
+        assert awaited(folders[0] / "code") == "1"
+        assert (folders[0] / "out").read_text() == "['fail']\n"
+        assert "SystemExit: 3" in (folders[0] / "errors").read_text()
+        assert forks[1].poll() is None
+        os.killpg(process.pid, signal.SIGTERM)
+        assert awaited(folders[1] / "code") == str(-signal.SIGTERM)
+        forks[1].end()
+
+
+def awaited(path: Path) -> str:
+    """What a file says, once it is there."""
+    until = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def test_errors_name_files_without_their_folders() -> None:
+    text = 'File "/some/where/model.py", line 3: a / b\nof /tmp/x1/slim.onnx at 2/3.5'
+    assert describe(ValueError(text))["message"] == 'File "model.py", line 3: a / b / of slim.onnx at 2/3.5'
 
 
 def test_tables() -> None:

@@ -43,6 +43,7 @@ from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
 from fxprune.apply.trial import Trial, error_of, run_plainly
+from fxprune.caches import empty_caches
 from fxprune.capture import capture
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.inputs import Inputs
@@ -208,7 +209,9 @@ class _Application:
             if id(tensor) not in memo:
                 memo[id(tensor)] = self._own(tensor, tensors[self.program.canonical(name)])
         memo.update((key, tensor) for key, tensor in slim_attributes(self.model, self.constants, self._moved).items())
-        return copy.deepcopy(self.model, memo)
+        made = copy.deepcopy(self.model, memo)
+        empty_caches(made)
+        return made
 
     def _tensors(self) -> dict[str, Tensor]:
         slim = self.slim

@@ -32,6 +32,8 @@ _NO_CONTAINERS = (
 )
 _FOREIGN = ("torch", "builtins", "collections", "functools", "numpy", "typing")
 _DEPTH = 3
+_LONGEST = 256
+"""A longer sequence is data, such as a table of positions: no number of it is a size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def _numbers(value: Any, steps: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ..
 
 def _children(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, tuple | list):
-        return list(enumerate(value))
+        return list(enumerate(value)) if len(value) <= _LONGEST else []
     if isinstance(value, dict):
         return [(key, each) for key, each in value.items() if isinstance(key, str)]
     if is_object(value):

@@ -119,8 +119,14 @@ def _results(node: Node) -> Iterator[tuple[int, torch.Tensor]]:
 
 
 def _key(value: torch.Tensor) -> object:
-    """Identity of a tensor's storage, as the fake tensors of the capture share them."""
-    return value.untyped_storage()._cdata
+    """Identity of a tensor's storage, as the fake tensors of the capture share them.
+
+    Inside `vmap`, which traces the functions that `flex_attention` is given, tensors show no storage: each has its own.
+    """
+    try:
+        return value.untyped_storage()._cdata
+    except NotImplementedError:
+        return id(value), "batched"
 
 
 def _storage_of_argument(node: Node) -> object:

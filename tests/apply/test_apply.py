@@ -40,6 +40,25 @@ def test_a_head_cut_is_found_by_attribute_without_knowing_its_name() -> None:
     assert made[1].qkv.out_features == 48
 
 
+def test_what_an_earlier_pass_left_in_a_cache_is_made_anew() -> None:
+    """With more positions than a table of sizes would ever have."""
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 17, 24)
+    biased = toys.Biased(24, 6, 17)
+    model = nn.Sequential(nn.Linear(24, 24), biased, nn.Linear(24, 3)).eval()
+    with torch.no_grad():
+        model(tokens)
+    kept = biased.cache["biases"]
+    made: Any
+    made, slim = check(model, tokens, "40%", align=1)
+    assert biased.cache["biases"] is kept
+    assert len(made[1].table) == len(slim.state_dict()["1.table"]) == made[1].heads < 6
+    assert made[1].indices == biased.indices
+    loss = made.train()(tokens).square().mean()
+    loss.backward()
+    assert made[1].table.grad.abs().sum() > 0
+
+
 def test_a_hard_coded_size_is_rewritten() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 24), toys.Hardcoded(24, 6), nn.Linear(24, 3))

@@ -156,3 +156,38 @@ class Tied(nn.Module):
         x = self.embed(ids)
         y: Tensor = self.head(x + self.outer(self.inner(x).relu()))
         return y
+
+
+class Biased(nn.Module):
+    """Attention whose biases, gathered from a table for each pair of positions, are kept between passes in eval mode."""
+
+    def __init__(self, features: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.heads, self.each = heads, features // heads
+        self.qkv, self.out = nn.Linear(features, 3 * features), nn.Linear(features, features)
+        self.table = nn.Parameter(torch.randn(heads, length))
+        self.indices = [abs(i - j) for i in range(length) for j in range(length)]
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def train(self, mode: bool = True) -> Biased:
+        """Empties the cache."""
+        if mode:
+            self.cache = {}
+        return super().train(mode)
+
+    def biases(self) -> torch.Tensor:
+        """From the table, or from the cache."""
+        if self.training:
+            return self.table[:, self.indices]
+        if "biases" not in self.cache:
+            self.cache["biases"] = self.table[:, self.indices].detach()
+        return self.cache["biases"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, length, features] to the same."""
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, self.each).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) + self.biases().view(self.heads, length, length)
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, self.heads * self.each)
+        out: torch.Tensor = self.out(mixed)
+        return out

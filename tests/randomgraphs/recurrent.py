@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._pytree import tree_leaves
 
 from tests.randomgraphs.images import Residual
 from tests.randomgraphs.kinds import Tokens, Vector
@@ -51,10 +57,30 @@ def recurrent_layer(draw: Draw, tokens: Tokens) -> Made:
     return Recurrent(layer, "outputs"), tokens.wide(layer.hidden_size * (2 if layer.bidirectional else 1))
 
 
+@cache
+def records_states(kind: Callable[..., nn.RNNBase], layers: int, both: bool, first: bool) -> bool:
+    """Whether `torch.export` records the shape that a layer's last states have.
+
+    Torch 2.11 does not for LSTMs; fxprune refuses models that use these states there.
+    """
+    with torch.random.fork_rng(devices=[]):
+        layer = kind(2, 3, layers, bidirectional=both, batch_first=first)
+    steps = torch.zeros(4, 5, 2)
+    with warnings.catch_warnings(action="ignore"):  # of the layer's list of its own weights
+        exported = torch.export.export(layer, (steps,), strict=False)
+    results = exported.graph_module.graph.output_node().args[0]
+    assert isinstance(results, tuple)
+    recorded = [tuple(each.meta["val"].shape) for each in results]
+    return recorded == [tuple(each.shape) for each in tree_leaves(layer(steps))]
+
+
 @block(Tokens)
-def last_state(draw: Draw, tokens: Tokens) -> Made:
+def last_state(draw: Draw, tokens: Tokens) -> Made | None:
     """The last state alone."""
     layer = make_recurrent(draw, tokens.features)
+    kind: Any = type(layer)
+    if not records_states(kind, layer.num_layers, layer.bidirectional, layer.batch_first):
+        return None
     return Recurrent(layer, "state"), Vector(layer.hidden_size)
 
 

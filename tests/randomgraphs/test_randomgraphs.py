@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from tests.randomgraphs import BLOCKS, RandomModule, dynamic_batch, random_module
+from tests.randomgraphs import BLOCKS, RandomModule, dynamic_batch, random_module, recurrent
+from tests.randomgraphs.kinds import Tokens
+from tests.randomgraphs.registry import Draw, Seeded
 from tests.randomgraphs.strategies import random_modules
 from tests.reference import masked_outputs
 
@@ -73,3 +76,15 @@ def test_a_module_from_some_blocks_only() -> None:
 def test_the_strategy_gives_modules(made: tuple[RandomModule, tuple[torch.Tensor, ...]]) -> None:
     module, inputs = made
     assert flat(module, inputs), module.describe()
+
+
+def test_last_states_are_left_out_where_torch_records_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn() -> list[type[torch.Tensor | nn.Module] | None]:
+        made = [recurrent.last_state(Draw(Seeded(seed)), Tokens(length=3, features=4)) for seed in range(12)]
+        return [None if each is None else type(each[0].layer) for each in made]
+
+    assert recurrent.records_states(nn.GRU, 2, True, False)
+    before = drawn()
+    monkeypatch.setattr(recurrent, "records_states", lambda kind, *_: kind is not nn.LSTM)
+    assert drawn() == [None if kind is nn.LSTM else kind for kind in before]
+    assert {nn.GRU, nn.RNN, None} <= set(drawn())
