@@ -150,9 +150,9 @@ def rewrite(
     plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.search, making.seed)
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
-    notes: tuple[str, ...] = ()
+    notes = tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
     if making.repairing is not None:
-        notes = repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
+        notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
     original, seconds = whole.costs.original, time.perf_counter() - started
     outcome = Outcome(analysis, scores, widths, limits, making.search, error, seconds, original, dropped, notes)
     attach_report(slim, make_report(outcome))

@@ -75,10 +75,11 @@ class Obs:
         batches = list(iterate_batches(context.data, program, context.collect, device, self.batches))
         with torch.no_grad():
             consumers = self._consumers(context.analysis, batches, context.seed)
-            found = {group.name: self._eliminate(context, group, consumers) for group in context.groups}
-            curves = self._curves(context.analysis, found, consumers, batches)
+            groups = context.track(context.groups, "removal orders", len(context.groups))
+            found = {group.name: self._eliminate(context, group, consumers) for group in groups}
+            curves = self._curves(context, found, consumers, batches)
         importance = {group.name: importance_of(found[group.name], group) for group in context.groups}
-        return Scores(self.name, importance, curves)
+        return Scores(self.name, importance, curves, effort={"evaluations": len(self.shares) * len(context.groups)})
 
     def _consumers(self, analysis: Analysis, batches: Sequence[Batch], seed: int) -> Consumers:
         """Run the data once and take in what the consumers of all groups see."""
@@ -106,7 +107,7 @@ class Obs:
 
     def _curves(
         self,
-        analysis: Analysis,
+        context: Context,
         found: Mapping[str, Elimination],
         consumers: Consumers,
         batches: Sequence[Batch],
@@ -114,9 +115,10 @@ class Obs:
         """Local errors, turned into distortions of the outputs where widths to measure are given."""
         if not self.shares:
             return {name: curve_of(each.widths, np.array(each.errors)) for name, each in found.items()}
+        analysis = context.analysis
         distortion = Distortion(silenced_model(analysis), _few(batches, self.samples))
         curves: dict[str, Curve] = {}
-        for group in analysis.groups:
+        for group in context.track(analysis.groups, "effect on the outputs", len(analysis.groups)):
             own = found[group.name]
             points = self._measure(analysis, group, own, consumers.layers[group.name], distortion)
             curves[group.name] = curve_of(own.widths, calibrated(np.array(own.errors), points))

@@ -198,6 +198,7 @@ class SilencedModel(GraphModule):
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
             copied = super().__deepcopy__(memo)
         assert isinstance(copied, SilencedModel)
+        copied.analysis, copied.consumers, copied.switch_name = self.analysis, self.consumers, self.switch_name
         return copied
 
     @property

@@ -123,6 +123,8 @@ def test_compile_takes_fastnas_where_a_score_is_given() -> None:
     model, score, _ = model_and_score()
     slim = fxprune.compile(model, {"flops": "60%", "params": "70%"}, example_inputs=IMAGES, score=score, align=4)
     assert slim.plan.scorer == "fastnas"
+    assert slim.scores is not None
+    assert f"fastnas: {slim.scores.effort['evaluations']} evaluations" in slim.report.notes
     assert all(width[0] % 4 == 0 for width in slim.plan.widths.values())
 
 
@@ -134,3 +136,46 @@ def test_a_score_that_is_no_number_is_explained(score: Any, message: str) -> Non
     model, _, _ = model_and_score()
     with pytest.raises(InputError, match=message):
         FastNAS().score(context_of(model, score))
+
+
+def test_a_score_may_copy_the_model_but_not_change_it() -> None:
+    model, score, _ = model_and_score()
+    before = copy.deepcopy(model.state_dict())
+    FastNAS(share=0.0).score(context_of(model, lambda candidate: score(copy.deepcopy(candidate))))
+
+    def training(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            next(candidate.parameters()).mul_(0.99)
+        return float(score(candidate))
+
+    with pytest.raises(InputError, match="changed the model's weights"):
+        FastNAS().score(context_of(model, training))
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_a_single_sample_at_the_end_of_the_data_is_left_out_of_statistics() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 32)
+            self.norm = nn.BatchNorm1d(32)
+            self.last = nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.last(self.norm(self.first(x)).relu())
+            return logits
+
+    torch.manual_seed(0)
+    x = torch.randn(9, 6)
+    score = lambda candidate: float(candidate(x).std())  # noqa: E731
+    model = Flat().eval()
+    slim = fxprune.compile(model, "60%", data=[x[:8], x[8:]], score=score, example_inputs=x[:2], reconstruct=False)
+    assert slim.plan.scorer == "fastnas"
+    with pytest.raises(InputError, match="only batches of one sample"):
+        fxprune.compile(model, "60%", data=[x[8:]], score=score, example_inputs=x[:2], reconstruct=False)
+
+
+@pytest.mark.parametrize("options", [{"step": 2.0}, {"step": 0.0}, {"smooth": -1.0}, {"recalibration_batches": 0}])
+def test_options_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="0 < step < 1"):
+        FastNAS(**options)

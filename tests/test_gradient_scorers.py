@@ -207,3 +207,28 @@ def test_heads_are_ranked_by_the_sum_over_their_channels() -> None:
     qkv, out = model.get_parameter("qkv.weight").detach(), model.get_parameter("out.weight").detach()
     expected = qkv.unflatten(0, (3, 4, 8)).square().sum((0, 2, 3)) + out.unflatten(1, (4, 8)).square().sum((0, 2))
     np.testing.assert_allclose(scores.importance[heads.name], expected.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("argument", ["loss", "score", "collect"])
+def test_compile_passes_on_what_the_users_functions_raise(argument: str) -> None:
+    def fails(*_: Any) -> Any:
+        raise KeyError("labels")
+
+    given: dict[str, Any] = {"data": image_batches(), "loss": cross_entropy, argument: fails}
+    with pytest.raises(KeyError) as caught:
+        fxprune.compile(seeded(Branches), "60%", example_inputs=image_batches()[0][0], **given)
+    assert caught.value.__notes__ == [f"raised by the function that was passed as {argument}="]
+
+
+def test_nothing_to_cut_is_no_fault_of_the_loss() -> None:
+    data = [(torch.randn(4, 8), torch.randint(0, 4, (4,)))]
+    with pytest.raises(fxprune.InfeasibleBudget):
+        fxprune.compile(nn.Linear(8, 4), "50%", data=data, loss=cross_entropy)
+
+
+def test_scoring_works_inside_no_grad() -> None:
+    with torch.no_grad():
+        slim = fxprune.compile(
+            seeded(Branches), "60%", example_inputs=image_batches()[0][0], data=image_batches(), loss=cross_entropy
+        )
+    assert slim.plan.scorer == "gradnas"
