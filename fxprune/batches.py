@@ -22,6 +22,7 @@ from fxprune.distributed import world
 from fxprune.errors import InputError
 from fxprune.inputs import device_of
 from fxprune.program import Program
+from fxprune.replay import Kept, Rewound
 
 Collect = Callable[[Any], Any]
 MOST_KEPT = 1024
@@ -48,7 +49,9 @@ class Batch:
 
 
 def reiterable(data: Iterable[Any] | None) -> Iterable[Any] | None:
-    """Data that can be gone through several times: a one-shot iterator is kept as a list of its first 1024 batches.
+    """Data that can be gone through several times, each time alike; of a one-shot iterator the first 1024 batches.
+
+    Nothing is drawn before it is asked for.
 
     Raises:
         InputError: not an iterable of batches.
@@ -61,8 +64,9 @@ def reiterable(data: Iterable[Any] | None) -> Iterable[Any] | None:
             "data=[images], data=[{'input_ids': ids}]"
         )
         raise InputError(msg)
-    iterator = iter(data)
-    return list(islice(iterator, MOST_KEPT)) if iterator is data else data
+    if isinstance(data, list | tuple | Rewound | Kept):
+        return data
+    return Kept(data, MOST_KEPT) if isinstance(data, Iterator) else Rewound(data)
 
 
 def iterate_batches(

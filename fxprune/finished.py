@@ -33,8 +33,8 @@ def open_store(path: str | PathLike[str] | None, scorer: object, context: Contex
     """
     if path is None:
         return Store()
-    functions = {"loss": context.loss, "score": context.score, "collect": context.collect}
-    print_ = fingerprint(context.analysis, scorer, context.data, functions, context.seed)
+    settings = {name: getattr(context, name) for name in ("loss", "score", "collect", "align", "floor")}
+    print_ = fingerprint(context.analysis, scorer, context.data, settings, context.seed)
     opened: list[Store] = []
 
     def known() -> dict[str, Values]:
