@@ -18,8 +18,13 @@ NO_CODE = frozenset({"__annotate__", "__annotate_func__"})
 
 def is_trusted(value: type | types.FunctionType) -> bool:
     """Whether something counts by its name alone."""
-    name = str(value.__module__).partition(".")[0]
-    return name in TRUSTED and not (isinstance(value, types.FunctionType) and _passed_off(value))
+    return package_of(value) in TRUSTED and not (isinstance(value, types.FunctionType) and _passed_off(value))
+
+
+def package_of(value: type | types.FunctionType) -> str:
+    """The package that defines a class or function; some classes written in C do not say it."""
+    name: object = value.__module__
+    return name.partition(".")[0] if isinstance(name, str) else "builtins"
 
 
 def _passed_off(function: types.FunctionType) -> bool:
@@ -45,7 +50,7 @@ def function_parts(function: types.FunctionType) -> Iterable[object]:
 
 def class_parts(cls: type) -> Iterable[object]:
     """Name, bases, and what the body defines but for annotations, docstrings and what methods change."""
-    yield cls.__module__
+    yield str(cls.__module__)
     yield cls.__qualname__
     if is_trusted(cls):
         return

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.code_parts import class_parts, function_parts, is_trusted, working_state
+from fxprune.code_parts import class_parts, function_parts, is_trusted, package_of, working_state
 
 DEEPEST = 40
 """Levels of values inside values that count."""
@@ -102,7 +102,7 @@ def _leaf(value: object) -> list[bytes] | None:
         return _plain(value)  # type: ignore[arg-type]
     if isinstance(value, types.ModuleType | logging.Logger):
         return [value.name.encode() if isinstance(value, logging.Logger) else value.__name__.encode()]
-    busy = isinstance(value, io.IOBase | torch.Generator) or type(value).__module__.partition(".")[0] in BUSY
+    busy = isinstance(value, io.IOBase | torch.Generator) or package_of(type(value)) in BUSY
     return [] if busy else None
 
 
@@ -127,6 +127,8 @@ def _parts(value: object) -> Iterable[object]:
     """What a compound value consists of."""
     if hasattr(type(value), HOOK) and not isinstance(value, type):
         return [type(value), getattr(value, HOOK)()]
+    if (original := _before_compilation(value)) is not None:
+        return [original]
     if isinstance(value, types.FunctionType):
         return function_parts(value)
     if isinstance(value, type):
@@ -141,6 +143,14 @@ def _parts(value: object) -> Iterable[object]:
     return (
         _collected(value) if isinstance(value, Mapping | set | frozenset | list | tuple | deque) else _instance(value)
     )
+
+
+def _before_compilation(value: object) -> object:
+    """What `torch.compile` was given to make a function or module; None for others."""
+    if isinstance(value, types.FunctionType):
+        return value.__dict__.get("_torchdynamo_orig_callable")
+    compiled = isinstance(value, nn.Module) and type(value).__name__ == "OptimizedModule"
+    return value.__dict__["_modules"].get("_orig_mod") if compiled else None
 
 
 def _owner(method: types.MethodType) -> list[object]:
@@ -201,7 +211,7 @@ def _attributes(value: object, *entries: str) -> list[tuple[str, object]]:
         name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)
     }
     changes = working_state(cls, entries)
-    torchs_own = cls.__module__.partition(".")[0] == "torch"
+    torchs_own = package_of(cls) == "torch"
     return [
         (str(name), each)
         for name, each in sorted(found.items(), key=lambda pair: str(pair[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -216,11 +217,11 @@ def test_an_object_may_say_what_counts() -> None:
 
 
 class Lazy(Sequence[Any]):
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, length: int) -> None:
+        self.length = length
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, at: Any) -> Any:
         raise AssertionError("loaded")
@@ -251,6 +252,7 @@ def test_values_that_hold_themselves_or_are_shared() -> None:
 
 SCRIPT = """
 import logging, sys, torch
+import numpy as np
 from functools import partial
 from torch import nn
 from fxprune.fingerprint import digest
@@ -263,9 +265,10 @@ class Score:
     def __init__(self):
         self.log = logging.getLogger()
         self.functions = frozenset([len, helper, torch.relu, "text"])
-        self.stream = sys.stderr
+        self.stream = sys.__stderr__
         self.loss = nn.CrossEntropyLoss()
         self.itself = self
+
 
     @torch.no_grad()
     def __call__(self, model):
@@ -274,25 +277,26 @@ class Score:
 def helper(x):
     return x if x in WEIGHTS else nn.functional.relu(x)
 
-print(digest([Score(), Score().__call__, partial(helper, x=object()), torch.Generator(), {1: {"u", "v", "w"}}]))
+print(digest([Score(), Score().__call__, partial(helper, x=object()), np.random.default_rng(0), {1: {"u", "v", "w"}}]))
 """
 
 
-def test_digests_are_the_same_in_another_process(tmp_path: Path) -> None:
+def test_digests_are_the_same_in_another_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    found = [
-        subprocess.run(
-            [sys.executable, path],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert len(found[0]) == 33
-    assert found[0] == found[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
+    other = subprocess.run([sys.executable, path], env=environment, check=True, capture_output=True, text=True)
+    runpy.run_path(str(path), run_name="__main__")
+    found = capsys.readouterr().out
+    assert len(found) == 33
+    assert found == other.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # from importing torch.compile
+def test_what_is_compiled_counts_as_what_it_was() -> None:
+    assert digest(torch.compile(helper)) == digest(torch.compile(helper)) != digest(torch.compile(by_globals))
+    one, same, two = (torch.compile(Scaled(scale)) for scale in (1.0, 1.0, 2.0))
+    assert digest(one) == digest(same) != digest(two)
 
 
 def test_a_shuffling_loader_with_a_seed_is_the_same_data(tmp_path: Path) -> None:
