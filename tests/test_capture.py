@@ -359,7 +359,8 @@ def test_flexible_attention_is_pinned_and_never_cut_wrongly() -> None:
         fxprune.analyze(model, inputs)
     model.requires_grad_(requires_grad=False)
     analysis = fxprune.analyze(model, inputs)
-    assert "flex_attention has no rule" in str(analysis)
+    # As one operation, or as what it does: that depends on what torch has traced before in this process.
+    assert any(each in str(analysis) for each in ("flex_attention has no rule", "_remove_batch_dim"))
     assert {group.name for group in analysis.groups} == {"0", "1.out"}
     with pytest.raises(fxprune.CaptureError):
         fxprune.compile(model, "60%", example_inputs=inputs)
