@@ -53,6 +53,11 @@ class Group:
     outer: Variable | None
     consumers: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one number per index: (size,), or (outer size, size) for a nested group."""
+        return (self.size,) if self.outer is None else (self.outer.size, self.size)
+
     def __str__(self) -> str:
         """One line: name, kind, size, number of members."""
         return f"{self.name}: {self.size} {self.kind}, {len(self.members)} parameter axes"

@@ -301,7 +301,7 @@ def check_scores(scores: Scores, groups: tuple[Group, ...]) -> None:
         PluginError: they are missing for a group, or of another shape.
     """
     for group in groups:
-        expected = (group.size,) if group.outer is None else (group.outer.size, group.size)
+        expected = group.shape
         found = scores.importance.get(group.name)
         if found is None or found.shape != expected:
             what = "no importances" if found is None else f"importances of shape {found.shape}"

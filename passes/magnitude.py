@@ -38,7 +38,7 @@ class Magnitude:
 
 def group_energies(context: Context, group: Group) -> NDArray[np.float64]:
     """Squared norm per index over all coupled parameters, scaled to mean 1: float64 [size] or [outer size, size]."""
-    shape = (group.size,) if group.outer is None else (group.outer.size, group.size)
+    shape = group.shape
     total = np.zeros(shape)
     for name, (tensor, axes) in context.parameters_of(group).items():
         if not tensor.isfinite().all():

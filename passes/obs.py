@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fxprune.batches import Batch, iterate_batches
+from fxprune.batches import Batch
 from fxprune.groups import Group
 from fxprune.passes.consumers import Consumers, Seen, consumers_of, problems, products_of, repaired
 from fxprune.passes.distortion import Distortion
@@ -70,9 +70,7 @@ class Obs:
     def score(self, context: Context) -> Scores:
         """Order of removal and calibrated loss by width, for every group."""
         assert context.data is not None
-        program = context.analysis.program
-        device = next((tensor.device for tensor in program.tensors.values()), None)
-        batches = list(iterate_batches(context.data, program, context.collect, device, self.batches))
+        batches = list(context.batches(self.batches))
         with torch.no_grad():
             consumers = self._consumers(context.analysis, batches, context.seed)
             groups = context.track(context.groups, "removal orders", len(context.groups))

@@ -23,8 +23,4 @@ class Random:
     def score(self, context: Context) -> Scores:
         """Importances between 0.5 and 1.5 for every index of every group."""
         random = np.random.default_rng(context.seed)
-        shapes = {
-            group.name: (group.size,) if group.outer is None else (group.outer.size, group.size)
-            for group in context.groups
-        }
-        return Scores(self.name, {name: random.uniform(0.5, 1.5, shape) for name, shape in shapes.items()})
+        return Scores(self.name, {group.name: random.uniform(0.5, 1.5, group.shape) for group in context.groups})

@@ -21,19 +21,19 @@ FLAP (An et al., AAAI 2024).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxprune.analysis import Analysis
 from fxprune.batches import Batch
 from fxprune.cut import Cut
 from fxprune.errors import InputError, VerificationError
+from fxprune.evaluating import evaluating
 from fxprune.passes.affine import AffineLayer, affine_layers
 from fxprune.passes.least_squares import RIDGES, Correction, Moments, choose
 from fxprune.passes.lockstep import Lockstep
@@ -150,18 +150,6 @@ def reconstruct(
                 if found.ridge is not None:
                     pair.slim.again(node)
     return Reconstruction(tuple(repairs))
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while, each module's own flag restored."""
-    flags = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, flag in flags:
-            child.training = flag
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from fxprune.analysis import Analysis
 from fxprune.batches import Batch, Collect, iterate_batches
 from fxprune.cut import Cut
 from fxprune.errors import InputError, VerificationError
+from fxprune.evaluating import evaluating
 from fxprune.passes.distortion import float_outputs
 from fxprune.passes.recalibrate import recalibrate
-from fxprune.passes.reconstruct import evaluating, reconstruct
+from fxprune.passes.reconstruct import reconstruct
 from fxprune.slim_module import SlimModule
 
 MEMORY = 4 << 30

@@ -61,7 +61,7 @@ class Switch(nn.Module):
         self.spans: dict[str, tuple[int, tuple[int, ...]]] = {}
         end = 0
         for group in groups:
-            shape = (group.size,) if group.outer is None else (group.outer.size, group.size)
+            shape = group.shape
             self.spans[group.name] = (end, shape)
             end += int(np.prod(shape))
         self.register_buffer("masks", torch.ones(end + 1), persistent=False)

@@ -75,7 +75,7 @@ def _product(name: str, parameter: Tensor) -> Tensor:
 
 
 def _sum(context: Context, group: Group, products: dict[str, Tensor]) -> NDArray[np.float64]:
-    total = np.zeros((group.size,) if group.outer is None else (group.outer.size, group.size))
+    total = np.zeros(group.shape)
     for name, (_, axes) in context.parameters_of(group).items():
         if name in products:
             total += sum_by_index(products[name], axes, group).cpu().numpy()

@@ -124,7 +124,7 @@ def _backward(model: SilencedModel, importance: Any, context: Context, limit: in
 
 def _score(importance: Any, model: SilencedModel, context: Context, group: Group) -> NDArray[np.float64]:
     """What Torch-Pruning says of one group: float64 [size] or [outer size, size], not negative."""
-    shape = (group.size,) if group.outer is None else (group.outer.size, group.size)
+    shape = group.shape
     items = _torch_pruning_group(model, context, group)
     try:
         found = importance(items) if len(items) else None
