@@ -153,9 +153,16 @@ def test_the_reference_tells_whole_heads_from_mixed_ones() -> None:
     assert verdict(model, [start + each for start in (0, 8, 16) for each in halves], halves) == "differs"
 
 
-@pytest.mark.parametrize(("limits", "expected"), [((0.5, 1e6), "timeout"), ((60.0, 1.0), "memory")])
-def test_limits(limits: tuple[float, float], expected: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+@pytest.mark.parametrize(
+    ("code", "limits", "expected"),
+    [
+        ("import time; time.sleep(60)", (0.1, 1e6), "timeout"),
+        ("while True: pass", (0.5, 1e6), "timeout"),
+        ("import time; time.sleep(60)", (60.0, 1.0), "memory"),
+    ],
+)
+def test_limits(code: str, limits: tuple[float, float], expected: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", code])
     try:
         assert watch(process, Limits(*limits), time.monotonic(), threading.Event()) == expected
     finally:
