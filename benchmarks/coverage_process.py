@@ -27,7 +27,7 @@ PATIENCE = 10.0
 IMPORTS = 120.0
 """Seconds that a warm process may take before it forks."""
 
-SLACK = 5.0
+SLACK = 30.0
 """Wall-clock time over processor time: a process that waits for nothing gets to its end too."""
 
 
@@ -36,7 +36,7 @@ class Limits:
     """What one process may take.
 
     Attributes:
-        seconds: processor time, so that other work on the machine costs nobody a result; five times as long by the clock.
+        seconds: processor time, so that other work on the machine costs nobody a result; thirty times as long by the clock.
         mebibytes: resident memory.
     """
 
