@@ -21,6 +21,7 @@ from fxprune.errors import (
     VerificationError,
 )
 from fxprune.front import Front, Point
+from fxprune.hidden_states import hidden_state_loss
 from fxprune.iterate import iterate
 from fxprune.lower import lower
 from fxprune.plan import Plan
@@ -65,6 +66,7 @@ __all__ = [
     "bench",
     "compile",
     "distillation_loss",
+    "hidden_state_loss",
     "iterate",
     "lower",
     "profile",
