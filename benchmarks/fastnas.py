@@ -3,9 +3,10 @@
 python benchmarks/fastnas.py [--seeds 3] [--out benchmarks/results]
 
 A ResNet-20 is trained on scikit-learn's digits (a minute of one core per seed). FastNAS measures the whole map, every
-candidate width of every group, and a third of it, each with the knapsack and with ModelOpt's single threshold. What counts is
-the score of the model that is found (accuracy on the part of the training images that scores are taken on, BatchNorm
-recalibrated), at 50 % and 25 % of the FLOPs, its accuracy on the test images, and the number of evaluations.
+candidate width of every group in steps of 5 % (widths need no alignment here), and a third of it, each with the knapsack and
+with ModelOpt's single threshold. What counts is the score of the model that is found (accuracy on the part of the training
+images that scores are taken on, BatchNorm recalibrated), at 50 % and 25 % of the FLOPs, its accuracy on the test images, and
+the number of evaluations.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from torch import Tensor, nn
 
 import fxprune
 from benchmarks.coverage_child import machine
+from fxprune.batches import Batch
 from fxprune.demo.digits import Digits, load_digits
 from fxprune.demo.resnet20 import ResNet20
 from fxprune.demo.train import Recipe, train
 from fxprune.passes.fastnas import FastNAS
+from fxprune.passes.recalibrate import recalibrate
 
 WAYS = {
     "whole map": FastNAS(share=1.0),
@@ -70,8 +73,9 @@ def measure(seed: int, epochs: int) -> list[dict[str, Any]]:
                 given: dict[str, Any] = {"scorer": scorer} if scores is None else {"scores": scores}
                 slim = fxprune.compile(
                     model, budget, example_inputs=images[:2], data=batches, score=score, search=search,
-                    reconstruct=False, verify=False, **given,
+                    align=1, reconstruct=False, verify=False, **given,
                 )  # fmt: skip
+                recalibrate(slim, [Batch(batch, (batch,), {}) for batch in batches])
                 scores = slim.scores
                 found.append(
                     {

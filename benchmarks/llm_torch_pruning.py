@@ -1,0 +1,93 @@
+"""Torch-Pruning on the language model, in a process of its own with a time limit, as it does not end on every model.
+
+    python -m benchmarks.llm_torch_pruning GIVEN BODY OUT
+
+Reads the model from GIVEN, prunes widths by the L2 norm of groups, one ratio for all layers, until its parameters without
+embeddings are at most BODY, and writes it to OUT. As in the library's example for language models, the output layer is
+ignored and heads are declared; the sizes that the attention modules hold are set afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.cli.vision_operators import declare_vision_operators
+
+TRIES = 8
+
+
+def body(model: nn.Module) -> int:
+    """Parameters without embeddings."""
+    return sum(each.numel() for name, each in model.named_parameters() if "embed" not in name and "lm_head" not in name)
+
+
+def bisect(model: nn.Module, budget: float, tokens: Tensor) -> nn.Module:
+    """The largest model within the budget that bisection of the ratio meets."""
+    low, high = 0.0, 1.0
+    best: nn.Module | None = None
+    for _ in range(TRIES):
+        ratio = (low + high) / 2
+        made = attempt(model, ratio, tokens)
+        size = body(made)
+        low, high = (low, ratio) if size <= budget else (ratio, high)
+        if size <= budget and (best is None or size > body(best)):
+            best = made
+    if best is None:
+        msg = f"no ratio comes under {budget:,.0f} parameters"
+        raise ValueError(msg)
+    return best
+
+
+def attempt(model: nn.Module, ratio: float, tokens: Tensor) -> nn.Module:
+    """A copy, pruned by one ratio."""
+    import torch_pruning
+
+    made: Any = copy.deepcopy(model).requires_grad_(True)
+    heads: dict[nn.Module, int] = {}
+    for layer in made.model.layers:
+        heads[layer.self_attn.q_proj] = made.config.num_attention_heads
+        heads |= dict.fromkeys((layer.self_attn.k_proj, layer.self_attn.v_proj), made.config.num_key_value_heads)
+    pruner = torch_pruning.pruner.BasePruner(
+        made,
+        {"input_ids": tokens, "use_cache": False},
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        num_heads=heads,
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=ratio,
+        ignored_layers=[made.lm_head],
+        output_transform=lambda output: output["logits"],
+        in_channel_groups={},
+        out_channel_groups={},
+        channel_groups={},
+    )
+    pruner.step()
+    for layer in made.model.layers:
+        attention = layer.self_attn
+        query, key = (each.out_features // attention.head_dim for each in (attention.q_proj, attention.k_proj))
+        attention.num_key_value_groups = query // key
+    slim: nn.Module = made.eval()
+    slim(input_ids=tokens, use_cache=False)
+    return slim
+
+
+def main() -> None:
+    """Read, prune, write."""
+    warnings.simplefilter("ignore")
+    declare_vision_operators()
+    given, budget, out = sys.argv[1:]
+    # Both files are the benchmark's own.
+    model, tokens = torch.load(given, weights_only=False)
+    torch.save(bisect(model, float(budget), tokens), out)
+
+
+if __name__ == "__main__":
+    main()
