@@ -4,6 +4,9 @@ Layers that read the same value in the same way (queries, keys and values of one
 and large images a random share of the positions is looked at. For products of two activations, which have no weights,
 the energies of each group's indices in both operands are taken instead: what index i adds to sum_i q_i k_i has, with
 independent signs, the energy E[q_i^2] E[k_i^2].
+
+Several processes each look at their share of the batches, and add what they found: the sums of one process, up to rounding in
+float64.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from fxprune.axes import Axes
 from fxprune.batches import Batch
+from fxprune.distributed import mine, summed, together, world
 from fxprune.groups import Group
 from fxprune.indexing import sum_by_index
 from fxprune.passes.affine import AffineLayer
@@ -76,13 +81,21 @@ class Gatherer(Interpreter):
         super().__init__(program.graph_module)
         self.program = program
         self.layers: dict[Node, list[AffineLayer]] = {}
-        for layer in {view_of(each, program): each for each in reversed(layers)}.values():
+        views = {view_of(each, program): each for each in reversed(layers)}
+        for layer in views.values():
             self.layers.setdefault(layer.node, []).append(layer)
+        self.views = tuple(views)
         self.products = products
         self.limit = limit
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.generator = torch.Generator()
         self.inputs: dict[Hashable, Inputs] = {}
         self.energies: dict[tuple[str, Node], Tensor] = {}
+
+    def look_at(self, batch: Batch, number: int) -> None:
+        """Run one batch; its number decides which positions are looked at, on whatever process."""
+        self.generator.manual_seed(self.seed * 1_000_003 + number)
+        self.run(*flat_inputs(batch), enable_io_processing=False)
 
     def fetch_attr(self, target: str) -> Any:
         """A tensor of the original; buffers as copies, which the run may write to."""
@@ -120,10 +133,38 @@ def view_of(layer: AffineLayer, program: Program) -> Hashable:
 
 
 def gather(gatherer: Gatherer, batches: Sequence[Batch]) -> None:
-    """Run all batches."""
-    with torch.no_grad():
-        for batch in batches:
-            gatherer.run(*flat_inputs(batch), enable_io_processing=False)
+    """Run all batches, each on one of the processes, and add what they found."""
+
+    def look() -> None:
+        with torch.no_grad():
+            for number, batch in mine(enumerate(batches)):
+                gatherer.look_at(batch, number)
+
+    together(look)
+    if world()[1] > 1:
+        _merge(gatherer)
+
+
+def _merge(gatherer: Gatherer) -> None:
+    """The sums of all processes in place of this one's."""
+    arrays: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    for at, view in enumerate(gatherer.views):
+        if (own := gatherer.inputs.get(view)) is not None:
+            arrays[f"{at} count"] = np.array(float(own.count))
+            arrays |= {f"{at} gram": own.gram.cpu().numpy(), f"{at} total": own.total.cpu().numpy()}
+    operands = {(each.group.name, node) for each in gatherer.products for node, _ in each.operands}
+    energies = {f"{name} in {node.name}": (name, node) for name, node in operands}
+    arrays |= {
+        name: gatherer.energies[key].double().cpu().numpy()
+        for name, key in energies.items()
+        if key in gatherer.energies
+    }
+    found = {name: torch.from_numpy(each) for name, each in summed(arrays).items()}
+    device = next((each.device for each in gatherer.program.tensors.values()), torch.device("cpu"))
+    for at, view in enumerate(gatherer.views):
+        gram, total = (found[f"{at} {name}"].to(device) for name in ("gram", "total"))
+        gatherer.inputs[view] = Inputs(int(found[f"{at} count"]), gram, total)
+    gatherer.energies = {key: found[name].to(device) for name, key in energies.items()}
 
 
 def product_energies(gatherer: Gatherer) -> Mapping[str, Tensor]:

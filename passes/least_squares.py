@@ -13,12 +13,15 @@ factorisation for each value and no second look at the data. Layers with groups 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
 
+from fxprune.distributed import together, world
 from fxprune.errors import InputError
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -67,6 +70,11 @@ class Moments:
         """Moments of both portions."""
         return Moments(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
+    def to(self, device: torch.device) -> Moments:
+        """The same on another device."""
+        tensors: list[Tensor] = [getattr(self, each.name) for each in fields(self) if each.name != "count"]
+        return Moments(self.count, *(each.to(device) for each in tensors))
+
     @property
     def energy(self) -> float:
         """Sum of squares of the targets around their means."""
@@ -81,6 +89,18 @@ class Moments:
             total = total - 2 * (d * self.cross).sum() + (d * (self.gram @ d)).sum()
             total = total - 2 * (s * self.residuals).sum() + 2 * (s * through).sum() + self.count * s.square().sum()
         return max(float(total), 0.0) / max(self.energy, torch.finfo(torch.float32).tiny)
+
+
+def added(make: Callable[[], tuple[Moments | None, Moments | None]], device: torch.device) -> tuple[Moments, Moments]:
+    """Pairs of moments of all processes, added in the order of the ranks, so that all have the same; None counts as nothing."""
+    found = [make()] if world()[1] == 1 else together(lambda: _on_cpu(make()))
+    fit, held = (reduce(add, (each for each in portion if each is not None)) for portion in zip(*found, strict=True))
+    return fit.to(device), held.to(device)
+
+
+def _on_cpu(pair: tuple[Moments | None, Moments | None]) -> tuple[Moments | None, Moments | None]:
+    fit, held = (None if each is None else each.to(torch.device("cpu")) for each in pair)
+    return fit, held
 
 
 @dataclass(frozen=True, slots=True)

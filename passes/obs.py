@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -73,8 +73,7 @@ class Obs:
         batches = list(context.batches(self.batches))
         with torch.no_grad():
             consumers = self._consumers(context.analysis, batches, context.seed)
-            groups = context.track(context.groups, "removal orders", len(context.groups))
-            found = {group.name: self._eliminate(context, group, consumers) for group in groups}
+            found = self._orders(context, consumers)
             curves = self._curves(context, found, consumers, batches)
         importance = {group.name: importance_of(found[group.name], group) for group in context.groups}
         return Scores(self.name, importance, curves, effort={"evaluations": len(self.shares) * len(context.groups)})
@@ -94,6 +93,22 @@ class Obs:
             for name, own in layers.items()
         }
         return Consumers(seen, product_energies(gatherer))
+
+    def _orders(self, context: Context, consumers: Consumers) -> dict[str, Elimination]:
+        """The order of removal of every group: each a piece of work of its own, shared and remembered."""
+        groups = {f"order of {group.name}": group for group in context.groups}
+
+        def compute(key: str) -> dict[str, Any]:
+            found = self._eliminate(context, groups[key], consumers)
+            return {"order": found.order.cpu().numpy(), "widths": list(found.widths), "errors": list(found.errors)}
+
+        found = context.evaluate(list(groups), compute, "removal orders")
+        return {
+            group.name: Elimination(
+                torch.tensor(found[key]["order"]), tuple(found[key]["widths"]), tuple(found[key]["errors"])
+            )
+            for key, group in groups.items()
+        }
 
     def _eliminate(self, context: Context, group: Group, consumers: Consumers) -> Elimination:
         seen = consumers.layers[group.name]
@@ -115,10 +130,17 @@ class Obs:
             return {name: curve_of(each.widths, np.array(each.errors)) for name, each in found.items()}
         analysis = context.analysis
         distortion = Distortion(silenced_model(analysis), _few(batches, self.samples))
+        groups = {f"effect of {group.name}": group for group in analysis.groups}
+
+        def compute(key: str) -> dict[str, Any]:
+            group = groups[key]
+            points = self._measure(analysis, group, found[group.name], consumers.layers[group.name], distortion)
+            return {"points": np.array(points)}
+
+        effects = context.evaluate(list(groups), compute, "effect on the outputs")
         curves: dict[str, Curve] = {}
-        for group in context.track(analysis.groups, "effect on the outputs", len(analysis.groups)):
-            own = found[group.name]
-            points = self._measure(analysis, group, own, consumers.layers[group.name], distortion)
+        for key, group in groups.items():
+            own, points = found[group.name], [(error, effect) for error, effect in effects[key]["points"].tolist()]
             curves[group.name] = curve_of(own.widths, calibrated(np.array(own.errors), points))
         return curves
 

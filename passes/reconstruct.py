@@ -14,6 +14,9 @@ layer writes into a residual stream, what the stream already lacks is added to i
 so that the layer corrects the stream and not only itself. The ridge is chosen for each layer on held-out calibration data,
 and a layer that does not gain there keeps its weights as cut.
 
+Several processes each carry their share of the batches through both models; moments are added for each layer, so that all
+solve the same equations and end with the same weights: those of one process, up to rounding.
+
 Sources: least-squares repair with second moments as in OBC and ZipLM (Frantar and Alistarh 2022; Kurtic et al., NeurIPS
 2023), OSSCAR (Meng et al., ICML 2024); asymmetric calibration as in GPTAQ (Li et al., ICML 2025); bias compensation as in
 FLAP (An et al., AAAI 2024).
@@ -32,10 +35,11 @@ from torch.fx import GraphModule, Node
 from fxprune.analysis import Analysis
 from fxprune.batches import Batch
 from fxprune.cut import Cut
+from fxprune.distributed import mine, together
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
 from fxprune.passes.affine import AffineLayer, affine_layers
-from fxprune.passes.least_squares import RIDGES, Correction, Moments, choose
+from fxprune.passes.least_squares import RIDGES, Correction, Moments, added, choose
 from fxprune.passes.lockstep import Lockstep
 from fxprune.passes.stream import Stream, find_stream
 from fxprune.passes.verify import full_precision
@@ -139,11 +143,12 @@ def reconstruct(
     if not batches:
         msg = "reconstruction needs calibration data, and there is no batch"
         raise InputError(msg)
-    work = _Work(analysis, cut, slim, ridge, feedback, rows, torch.Generator().manual_seed(seed))
+    own = list(mine(enumerate(batches)))
+    work = _Work(analysis, cut, slim, ridge, feedback, rows, seed, tuple(number for number, _ in own), len(batches))
     layers = {layer.node: layer for layer in affine_layers(analysis.program)}
     repairs: list[Repair] = []
     with torch.no_grad(), evaluating(slim), full_precision():
-        pair = Lockstep(analysis.program.graph_module, slim, batches)
+        pair = Lockstep(analysis.program.graph_module, slim, [batch for _, batch in own])
         for origin, node in pair:
             if origin in layers and (found := work.repair(layers[origin], node, pair)) is not None:
                 repairs.append(found)
@@ -154,7 +159,12 @@ def reconstruct(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What all repairs share."""
+    """What all repairs share.
+
+    Attributes:
+        numbers: positions of this process's batches among all.
+        batches: number of all batches.
+    """
 
     analysis: Analysis
     cut: Cut
@@ -162,7 +172,9 @@ class _Work:
     ridge: float | None
     feedback: bool
     rows: int
-    generator: torch.Generator
+    seed: int
+    numbers: tuple[int, ...]
+    batches: int
 
     @property
     def propagation(self) -> Propagation:
@@ -186,27 +198,32 @@ class _Work:
     ) -> tuple[Moments, Moments]:
         """Moments of the data to fit and of the held-out data."""
         weight = self.slim.get_parameter(layer.weight)
-        results = [values[node] for values in pair.slim.values]
-        total = sum(layer.positions(each) for each in results)
-        wanted = max(self.rows, 16 * weight[0].numel())
-        fit: Moments | None = None
-        held: Moments | None = None
-        for number in range(len(results)):
-            chosen = self._positions(layer.positions(results[number]), min(1.0, wanted / total))
-            parts = self._portion(layer, node, pair, stream, number, chosen)
-            by_batch = len(results) >= HELD_OUT
-            is_held = torch.arange(len(chosen), device=chosen.device) % HELD_OUT == HELD_OUT - 1
-            if by_batch:
-                is_held = torch.full_like(is_held, number % HELD_OUT == HELD_OUT - 1)
-            fit = _add(fit, parts, ~is_held)
-            held = _add(held, parts, is_held)
-        assert fit is not None
-        assert held is not None
-        return fit, held
+        counts = [layer.positions(values[node]) for values in pair.slim.values]
+        total = sum(together(lambda: sum(counts)))
+        share = min(1.0, max(self.rows, 16 * weight[0].numel()) / total)
 
-    def _positions(self, count: int, share: float) -> Tensor:
-        """A share of all positions, in random order."""
-        return torch.randperm(count, generator=self.generator)[: max(round(share * count), min(count, HELD_OUT))]
+        def own() -> tuple[Moments | None, Moments | None]:
+            fit: Moments | None = None
+            held: Moments | None = None
+            for at, number in enumerate(self.numbers):
+                chosen = self._positions(counts[at], share, number)
+                parts = self._portion(layer, node, pair, stream, at, chosen)
+                is_held = self._held_out(len(chosen), number, chosen.device)
+                fit, held = _add(fit, parts, ~is_held), _add(held, parts, is_held)
+            return fit, held
+
+        return added(own, weight.device)
+
+    def _positions(self, count: int, share: float, number: int) -> Tensor:
+        """A share of all positions of a batch, in random order."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.randperm(count, generator=generator)[: max(round(share * count), min(count, HELD_OUT))]
+
+    def _held_out(self, positions: int, number: int, device: torch.device) -> Tensor:
+        """Which positions of a batch are held out: whole batches where there are enough."""
+        if self.batches >= HELD_OUT:
+            return torch.full((positions,), number % HELD_OUT == HELD_OUT - 1, device=device)
+        return torch.arange(positions, device=device) % HELD_OUT == HELD_OUT - 1
 
     def _portion(
         self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None, number: int, chosen: Tensor

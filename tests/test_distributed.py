@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fxprune.scorer import BUILT_IN
@@ -23,7 +24,7 @@ SIZE = 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case in two processes, those that are compared in one too."""
     folder = tmp_path_factory.mktemp("ranks")
-    compared = ["shared", *SCORERS]
+    compared = ["shared", "repaired", *SCORERS]
     runs = [(compared, 0, 1), *((["exchange", "failing", "locked", *compared], rank, SIZE) for rank in range(SIZE))]
     for process in [start(folder, *run) for run in runs]:
         finish(process)
@@ -51,6 +52,16 @@ def test_as_many_as_there_are_give_the_same_plan(folder: Path, case: str) -> Non
     for each in results(folder, case, SIZE):
         assert each["plan"] == alone["plan"]
         assert each["importance"].keys() == alone["importance"].keys()
+
+
+def test_repaired_weights_are_those_of_one_process(folder: Path) -> None:
+    (alone,) = results(folder, "repaired", 1)
+    first, *others = results(folder, "repaired", SIZE)
+    assert all(each == first for each in others)
+    assert first["plan"] == alone["plan"]
+    assert first["weights"].keys() == alone["weights"].keys()
+    for name, weight in first["weights"].items():
+        np.testing.assert_allclose(weight, alone["weights"][name], rtol=1e-5, atol=1e-7)
 
 
 def test_sums_over_batches_are_the_same_to_the_last_bit(folder: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import fxprune
 from fxprune.analysis import analyze
+from fxprune.passes import obs
+from fxprune.passes.distortion import Distortion
 from fxprune.passes.elimination import Problem, eliminate
 from fxprune.passes.magnitude import Magnitude
 from fxprune.passes.obs import Obs
@@ -129,3 +133,28 @@ def test_the_same_seed_gives_the_same_scores() -> None:
     for name, values in first.importance.items():
         assert np.array_equal(values, second.importance[name])
         assert first.sensitivity[name] == second.sensitivity[name]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders of removal that are in the checkpoint are not found again; the plan is that of a run in one go."""
+    model = fill(nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 6)))
+    options: dict[str, Any] = {"example_inputs": DATA[0], "data": DATA, "scorer": "obs", "checkpoint": tmp_path / "obs"}
+    measure, calls = Distortion.measure, 0
+
+    def interrupted(self: Distortion, *args: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return measure(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distortion, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fxprune.compile(model, "50%", **options)
+    orders = [line for line in (tmp_path / "obs").read_text().splitlines() if '"order of ' in line]
+    assert len(orders) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(obs, "eliminate", None)
+        continued = fxprune.compile(model, "50%", **options)
+    assert continued.plan == fxprune.compile(model, "50%", **{**options, "checkpoint": None}).plan

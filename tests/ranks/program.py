@@ -104,6 +104,13 @@ def built_in(name: str) -> Callable[[Path], dict[str, Any]]:
     return case
 
 
+def repaired(folder: Path) -> dict[str, Any]:
+    """The scorer `obs` and the repair of weights, each with its own share of the batches."""
+    model, data = model_and_data()
+    slim = fxprune.compile(model, "50%", scorer="obs", data=[batch[0] for batch in data])
+    return {"plan": slim.plan.to_json(), "weights": {name: each.tolist() for name, each in slim.state_dict().items()}}
+
+
 def exchange(folder: Path) -> dict[str, Any]:
     """The exchanging functions themselves."""
     rank, size = world()
@@ -150,6 +157,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "slow": slow,
     "exchange": exchange,
     "failing": failing,
+    "repaired": repaired,
     "locked": locked,
     **{name: built_in(name) for name in ("magnitude", "gradnas", "taylor", "fastnas")},
 }
