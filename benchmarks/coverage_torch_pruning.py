@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -92,15 +93,32 @@ def read_slices(original: nn.Module, pruned: nn.Module) -> dict[str, dict[int, l
     """Kept indices of every axis that lost some, by looking up the pruned values in the original's."""
     before = {**dict(original.named_parameters()), **dict(original.named_buffers())}
     after = {**dict(pruned.named_parameters()), **dict(pruned.named_buffers())}
-    return {
+    found = {
         name: kept for name, tensor in after.items() if (kept := _kept(before[name].detach(), tensor.detach(), name))
     }
+    return {name: _as_beside(name, kept, found, before, after) for name, kept in found.items()}
+
+
+def _as_beside(
+    name: str, kept: dict[int, list[int]], found: Mapping[str, dict[int, list[int]]], before: Any, after: Any
+) -> dict[int, list[int]]:
+    """Of a vector with equal values, such as a bias of zeros, what the matrix beside it in its module says, if that fits."""
+    if before[name].dim() != 1 or len(before[name].unique()) == len(before[name]):
+        return kept
+    module = name.rpartition(".")[0]
+    for other, own in found.items():
+        beside = other.rpartition(".")[0] == module and before[other].dim() > 1 and len(own.get(0, ())) == len(kept[0])
+        if beside and len(before[other]) == len(before[name]) and torch.equal(before[name][own[0]], after[name]):
+            return {0: own[0]}
+    return kept
 
 
 def _kept(before: Tensor, after: Tensor, name: str) -> dict[int, list[int]]:
     if before.shape == after.shape:
         return {}
     assert before.dim() == after.dim(), f"{name} changed its number of axes"
+    if before.dim() == 1:
+        return {0: _ascending(before.tolist(), after.tolist(), name)}
     values, order = before.flatten().sort()
     found = torch.searchsorted(values, after.flatten()).clamp_max(len(values) - 1)
     places = torch.unravel_index(order[found], before.shape)
@@ -114,4 +132,17 @@ def _kept(before: Tensor, after: Tensor, name: str) -> dict[int, list[int]]:
         *(torch.tensor(kept.get(d, range(size))) for d, size in enumerate(before.shape)), indexing="ij"
     )
     assert torch.equal(before[index], after), f"{name} is no slice of the original"
+    return kept
+
+
+def _ascending(before: list[float], after: list[float], name: str) -> list[int]:
+    """Places of `after` in `before` in ascending order, whichever of equal values they are: two channels may share one."""
+    kept: list[int] = []
+    at = 0
+    for value in after:
+        while at < len(before) and before[at] != value:
+            at += 1
+        assert at < len(before), f"{name} is no slice of the original in its order"
+        kept.append(at)
+        at += 1
     return kept

@@ -143,6 +143,29 @@ def verdict(model: Attention, rows: list[int], columns: list[int]) -> Any:
     return ask_oracle(capture(model, example.inputs).graph_module, slices, slim, example)["verdict"]
 
 
+def test_channels_of_equal_value_are_told_apart_by_their_order() -> None:
+    """Two channels of a norm may have the same weight to the last bit; what another library kept is read off all the same."""
+    original, pruned = nn.BatchNorm1d(6), nn.BatchNorm1d(4)
+    with torch.no_grad():
+        original.weight.copy_(torch.tensor([3.0, 1.0, 2.0, 5.0, 1.0, 4.0]))
+        pruned.weight.copy_(torch.tensor([3.0, 2.0, 1.0, 4.0]))
+    slices = read_slices(original, pruned)
+    assert slices["weight"] == {0: [0, 2, 4, 5]}
+    pruned.weight.data = pruned.weight.data.flip(0)
+    with pytest.raises(AssertionError, match="no slice of the original in its order"):
+        read_slices(original, pruned)
+
+
+def test_a_bias_of_zeros_goes_with_its_matrix() -> None:
+    original, pruned = nn.Linear(3, 6), nn.Linear(3, 2)
+    with torch.no_grad():
+        original.bias.zero_()
+        pruned.weight.copy_(original.weight[[1, 4]])
+        pruned.bias.zero_()
+    slices = read_slices(original, pruned)
+    assert slices == {"weight": {0: [1, 4]}, "bias": {0: [1, 4]}}
+
+
 def test_the_reference_tells_whole_heads_from_mixed_ones() -> None:
     """What other libraries are asked: removing a head is right, putting halves of two heads together is not."""
     torch.manual_seed(0)
