@@ -1,6 +1,7 @@
 """Structured optimal brain surgeon: which inputs a layer can do without, once the others make up for them.
 
-A problem is a layer with weights W [d, o] and the centred Gram matrix H = S + ridge of its inputs. Removing the rows B that
+A problem is a layer with weights W [d, o] and the centred Gram matrix of its inputs, damped in proportion to each input's
+own energy, H = S + ridge * diag(S): inputs a thousand times larger beside it change nothing. Removing the rows B that
 belong to one index, with the best correction of all others, costs exactly
 
     cost(B) = tr( W_B^T [H^-1]_BB^-1 W_B )
@@ -34,6 +35,10 @@ CANDIDATES = 4
 """How many times as many indices as are removed in a round are looked at with exact updates."""
 
 
+DEAD = 1e-10
+"""Energy, relative to the mean, that an input counts as having at least."""
+
+
 @dataclass(slots=True)
 class Problem:
     """One layer's inputs, what is left of them.
@@ -51,7 +56,7 @@ class Problem:
     @classmethod
     def of(cls, gram: Tensor, weight: Tensor, labels: Tensor, ridge: float) -> Problem:
         """From a Gram matrix."""
-        return cls(torch.cholesky_inverse(factor(gram[None], ridge))[0], weight.clone(), labels)
+        return cls(torch.cholesky_inverse(factor(damped(gram, ridge)[None], 0.0))[0], weight.clone(), labels)
 
     def part(self, labels: Tensor) -> Problem:
         """The rows of some indices, as a problem of its own that is exact as long as only those are removed."""
@@ -179,9 +184,15 @@ def corrected(gram: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tenso
         gram: centred Gram matrix [d, d].
         weight: [d, o].
         kept: bool [d].
-        ridge: relative to the mean diagonal; pulls towards the weights that are there.
+        ridge: relative to each input's energy; pulls towards the weights that are there.
     """
     found = torch.zeros_like(weight)
     cross = gram[kept][:, ~kept] @ weight[~kept]
-    found[kept] = weight[kept] + torch.cholesky_solve(cross, factor(gram[kept][:, kept][None], ridge)[0])
+    found[kept] = weight[kept] + torch.cholesky_solve(cross, factor(damped(gram[kept][:, kept], ridge)[None], 0.0)[0])
     return found
+
+
+def damped(gram: Tensor, ridge: float) -> Tensor:
+    """A Gram matrix [d, d] with its diagonal raised in proportion, by a little of the mean where an input is always zero."""
+    diagonal = gram.diagonal()
+    return gram + ridge * torch.diag(diagonal + DEAD * diagonal.mean())

@@ -53,7 +53,7 @@ class Obs:
 
     Attributes:
         rows: positions of each layer that are looked at, about.
-        ridge: damping of the Gram matrices, relative to their mean diagonal.
+        ridge: damping of the Gram matrices, relative to each entry of their diagonal.
         shares: widths at which the outputs are measured, as shares of the group's size; none to leave curves local.
         samples: samples that the outputs are measured on, about.
         batches: largest number of batches that are looked at.

@@ -60,6 +60,18 @@ def test_a_compiled_model_without_the_redundant_units_is_the_same() -> None:
         assert float((slim(x) - model(x)).norm() / model(x).norm()) < 0.01
 
 
+def test_the_scale_of_an_input_does_not_matter() -> None:
+    """Inputs a hundred times larger and weights a hundred times smaller are the same layer: the same order of removal."""
+    a, w = random(400, 12).double(), random(12, 5, seed=1).double()
+    scale = torch.logspace(-2, 2, 12, dtype=torch.float64)
+    found = [
+        eliminate([Problem.of(x.T @ x / 400, y, torch.arange(12), 1e-3)], 12)
+        for x, y in ((a, w), (a * scale, w / scale[:, None]))
+    ]
+    assert torch.equal(found[0].order, found[1].order)
+    np.testing.assert_allclose(found[0].errors, found[1].errors, rtol=1e-3)
+
+
 def test_greedy_removal_adds_up_to_the_error_of_least_squares() -> None:
     a, w = random(200, 12).double(), random(12, 5, seed=1).double()
     order = eliminate([Problem.of(a.T @ a, w, torch.arange(12), 1e-12)], 12)
