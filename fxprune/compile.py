@@ -38,7 +38,7 @@ def compile(
     align: Align | None = None,
     floor: Floor | None = None,
     drop: Sequence[str] = (),
-    search: str = "knapsack",
+    search: str | None = None,
     seed: int = 0,
     strict: bool = False,
     verify: bool = True,
@@ -69,7 +69,9 @@ def compile(
             pattern; None for 5 %.
         drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them); the budget
             stays relative to the whole model.
-        search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one ratio for all).
+        search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one width for the same
+            thing in all layers); None for the one that suits the scorer, which is "knapsack" unless its page says
+            otherwise.
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
         verify: compare the result with the original, its cut parts silenced, before returning it.
