@@ -103,7 +103,7 @@ def compile(
     started = time.perf_counter()
     scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     data = reiterable(data)
-    chosen = choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
+    chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
     limits = parse_budget(budget, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)

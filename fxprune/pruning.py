@@ -178,7 +178,7 @@ def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[st
     Args:
         scorer: "auto", a name or an object.
         scores: those of an earlier run.
-        given: what the user gave of data, loss and score.
+        given: the model, and what the user gave of data, loss and score.
     """
     if scores is not None:
         if scorer != "auto":

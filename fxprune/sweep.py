@@ -65,7 +65,7 @@ def sweep(
         raise InputError(msg)
     scores = given["scores"] if isinstance(given["scores"], Scores | None) else Scores.load(given["scores"])
     data, collect = reiterable(given["data"]), given["collect"]
-    chosen = choose_scorer(given["scorer"], scores, {"data": data, "loss": given["loss"], "score": score})
+    chosen = choose_scorer(given["scorer"], scores, {**given, "model": model, "data": data})
     understanding = {name: given[name] for name in ("ignore", "drop", "strict")}
     subject = understand(model, given["example_inputs"], data, collect, **understanding)
     limits = [parse_budget(each, subject.whole.costs.original) for each in budgets]

@@ -151,7 +151,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "exchange": exchange,
     "failing": failing,
     "locked": locked,
-    **{name: built_in(name) for name in ("magnitude", "gradnas", "taylor", "fastnas")},
+    **{name: built_in(name) for name in ("magnitude", "minitron", "gradnas", "taylor", "fastnas")},
 }
 
 
