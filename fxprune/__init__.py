@@ -4,6 +4,7 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.apply import apply, rewritten
 from fxprune.bench import bench
 from fxprune.compile import compile
+from fxprune.depth import Depth
 from fxprune.distill import Distiller, distillation_loss
 from fxprune.errors import (
     BackendError,
@@ -43,6 +44,7 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "Depth",
     "Distiller",
     "Front",
     "FxpruneError",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from fxprune.batches import reiterable
 from fxprune.budget import parse_budget
+from fxprune.depth import Drop, counted
 from fxprune.finished import open_store
-from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
+from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand, without_least
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
-from fxprune.slim_module import SlimModule
+from fxprune.slim_module import SlimModule, remember
 from fxprune.widths import Align, Floor, width_ranges
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def compile(
     ignore: Sequence[str] = (),
     align: Align | None = None,
     floor: Floor | None = None,
-    drop: Sequence[str] = (),
+    drop: Drop = (),
     search: str | None = None,
     seed: int = 0,
     strict: bool = False,
@@ -67,8 +68,8 @@ def compile(
             too narrow for that.
         floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
             pattern; None for 5 %.
-        drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them); the budget
-            stays relative to the whole model.
+        drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them), or how many, the
+            least important first (a number or `fxprune.Depth`); the budget stays relative to the whole model.
         search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one width for the same
             thing in all layers); None for the one that suits the scorer, which is "knapsack" unless its page says
             otherwise.
@@ -108,8 +109,9 @@ def compile(
     limits = parse_budget(budget, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
-        scores = score_subject(chosen, scores, subject, replace(context, store=store))
+        context = replace(context, store=store)
+        scores = score_subject(chosen, scores, subject, context)
+        subject, own = without_least(subject, scores, counted(drop), context, strict=strict)
     ranges = width_ranges(subject.analysis, align, floor)
-    return build(
-        subject, scores, limits, Making(ranges, search, seed, verify, repairing(reconstruct, data, collect)), started
-    )
+    making = Making(ranges, search, seed, verify, repairing(reconstruct, data, collect))
+    return remember(build(subject, own, limits, making, started), scores)

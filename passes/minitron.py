@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.fx import Node
 
-    from fxprune.batches import Batch
     from fxprune.blocks import Block
     from fxprune.groups import Group
     from fxprune.scorer import Context
@@ -91,11 +90,7 @@ class Minitron:
         analysis = context.analysis
         taps, blocks = find_taps(analysis), analysis.blocks
         watching = Watching(analysis, self._measures(context, taps), blocks)
-
-        def measure(batch: Batch) -> Mapping[str, Tensor]:
-            return watching.measure(batch)
-
-        sums, count = context.accumulate("activations", measure, "activations", self.max_batches)
+        sums, count = context.accumulate("activations", watching.measure, "activations", self.max_batches)
         importance = {group.name: self._importance(context, group, taps[group.name], sums) for group in context.groups}
         return Scores(
             self.name,
@@ -154,6 +149,14 @@ class Minitron:
 
             return losses_without(context, blocks, self.max_batches)
         return {block.name: influence(block, sums) for block in blocks}
+
+
+def influences(context: Context, limit: int = 1024) -> dict[str, float]:
+    """Influence of every block of the analysis, in one pass over the data."""
+    blocks = context.analysis.blocks
+    watching = Watching(context.analysis, {}, blocks)
+    sums, _ = context.accumulate("influence of blocks", watching.measure, "influence of blocks", limit)
+    return {block.name: influence(block, sums) for block in blocks}
 
 
 def influence(block: Block, sums: Mapping[str, NDArray[np.float64]]) -> float:
