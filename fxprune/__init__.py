@@ -22,6 +22,7 @@ from fxprune.errors import (
     VerificationError,
 )
 from fxprune.front import Front, Point
+from fxprune.grid import Grid
 from fxprune.iterate import iterate
 from fxprune.lower import lower
 from fxprune.plan import Plan
@@ -49,6 +50,7 @@ __all__ = [
     "Front",
     "FxpruneError",
     "GraphError",
+    "Grid",
     "InfeasibleBudget",
     "InputError",
     "Plan",

@@ -14,6 +14,7 @@ from fxprune.batches import reiterable
 from fxprune.budget import parse_budget
 from fxprune.depth import Drop, counted
 from fxprune.finished import open_store
+from fxprune.grid import GRID, Grid, on_grid
 from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand, without_least
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
@@ -39,7 +40,7 @@ def compile(
     align: Align | None = None,
     floor: Floor | None = None,
     drop: Drop = (),
-    search: str | None = None,
+    search: str | Grid | None = None,
     seed: int = 0,
     strict: bool = False,
     verify: bool = True,
@@ -70,9 +71,9 @@ def compile(
             pattern; None for 5 %.
         drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them), or how many, the
             least important first (a number or `fxprune.Depth`); the budget stays relative to the whole model.
-        search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one width for the same
-            thing in all layers); None for the one that suits the scorer, which is "knapsack" unless its page says
-            otherwise.
+        search: "knapsack" (least total loss), "threshold" (one bound on every loss), "uniform" (one width for the same
+            thing in all layers), or a `fxprune.Grid` ("grid"), which tries out candidates of such widths and of depth;
+            None for the one that suits the scorer, "knapsack" unless its page says otherwise.
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
         verify: compare the result with the original, its cut parts silenced, before returning it.
@@ -112,6 +113,8 @@ def compile(
         context = replace(context, store=store)
         scores = score_subject(chosen, scores, subject, context)
         subject, own = without_least(subject, scores, counted(drop), context, strict=strict)
+        subject, own, widths = on_grid(subject, own, limits, context, search)
     ranges = width_ranges(subject.analysis, align, floor)
-    making = Making(ranges, search, seed, verify, repairing(reconstruct, data, collect))
-    return remember(build(subject, own, limits, making, started), scores)
+    method = GRID if isinstance(search, Grid) else search
+    making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
+    return remember(build(subject, own, limits, making, started, widths), scores)

@@ -175,9 +175,11 @@ def build(
     limits: Budget,
     making: Making,
     started: float,
+    widths: Mapping[str, int] | None = None,
 ) -> SlimModule:
-    """Search within the ranges of widths, then rewrite."""
-    widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
+    """Search within the ranges of widths, unless they are given, then rewrite."""
+    if widths is None:
+        widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
@@ -261,7 +263,7 @@ def _search(
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
     kinds = find_kinds(analysis) if method == "uniform" else ()
-    choices = _choices(analysis, scores, tied_ranges(ranges, kinds))
+    choices = choices_of(analysis, scores, tied_ranges(ranges, kinds))
     tied = [kind.groups for kind in kinds]
     joint = any(len(each) > 1 for each in tied) and all(group.name in scores.sensitivity for group in analysis.groups)
     try:
@@ -272,7 +274,7 @@ def _search(
         raise InfeasibleBudget(msg, error.shortfalls) from None
 
 
-def _choices(analysis: Analysis, scores: Scores, ranges: Mapping[str, Range]) -> list[Choices]:
+def choices_of(analysis: Analysis, scores: Scores, ranges: Mapping[str, Range]) -> list[Choices]:
     """The candidate widths of every group; one for those that keep theirs."""
     return [
         build_choices(
