@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fxprune.batches import reiterable
-from fxprune.budget import parse_budget
 from fxprune.depth import Drop, counted
 from fxprune.finished import open_store
 from fxprune.grid import GRID, Grid, on_grid
@@ -19,6 +18,7 @@ from fxprune.pruning import Making, build, choose_scorer, repairing, score_subje
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, remember
+from fxprune.targets import limits_of, on_target, split_budget
 from fxprune.widths import Align, Floor, width_ranges
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def compile(
     model: nn.Module,
-    budget: str | float | Mapping[str, str | float],
+    budget: str | float | Mapping[str, str | float | Mapping[str, int]],
     *,
     example_inputs: Any = None,
     scorer: str | Scorer = "auto",
@@ -54,7 +54,8 @@ def compile(
         model: the trained model; it is never changed, and the result shares no memory with it.
         budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
             and peak activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40
-            MB"). All hold. One FLOP is one multiply or one add.
+            MB"). All hold. One FLOP is one multiply or one add. `config` asks for exact widths instead of a search:
+            numbers of a Transformers configuration, or names of groups ({"config": {"intermediate_size": 64}}).
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them: one sample of the first batch
             of `data`, or else what the model says.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
@@ -107,13 +108,18 @@ def compile(
     data = reiterable(data)
     chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
-    limits = parse_budget(budget, subject.whole.costs.original)
+    target, budget = split_budget(budget, model)
+    limits = limits_of(budget, target, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
         context = replace(context, store=store)
         scores = score_subject(chosen, scores, subject, context)
         subject, own = without_least(subject, scores, counted(drop), context, strict=strict)
-        subject, own, widths = on_grid(subject, own, limits, context, search)
+        subject, own, widths = (
+            on_grid(subject, own, limits, context, search)
+            if target is None
+            else on_target(subject, own, limits, context, target)
+        )
     ranges = width_ranges(subject.analysis, align, floor)
     method = GRID if isinstance(search, Grid) else search
     making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))

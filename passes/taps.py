@@ -53,6 +53,20 @@ def inside_heads(analysis: Analysis) -> frozenset[str]:
     return frozenset(group.name for group in analysis.groups if group.variable in own & counted)
 
 
+def heads_around(analysis: Analysis) -> frozenset[str]:
+    """Names of the groups within which what lies inside heads is counted: heads, key/value groups."""
+    inside = {analysis.group(name).variable for name in inside_heads(analysis)}
+    around = {
+        each
+        for axes in analysis.propagation.tensors.values()
+        for axis in axes
+        for variable, before in occurrences(axis, frozenset())
+        if variable in inside
+        for each in before
+    }
+    return frozenset(group.name for group in analysis.groups if group.variable in around - inside)
+
+
 def sorted_rows(node: Node) -> bool:
     """Whether a value's rows are sorted by experts, so that they no longer follow the inputs' samples."""
     return any("grouped_mm" in str(user.target) for user in node.users)
