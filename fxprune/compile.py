@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from fxprune.batches import reiterable
 from fxprune.depth import Drop, counted
+from fxprune.dropping import without_least
 from fxprune.finished import open_store
 from fxprune.grid import GRID, Grid, on_grid
-from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand, without_least
+from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, remember

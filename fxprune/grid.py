@@ -22,11 +22,13 @@ import numpy as np
 
 from fxprune.batches import reiterable
 from fxprune.depth import Depth
+from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.fingerprint import digest
 from fxprune.kinds import Kind, find_kinds, tied_ranges
 from fxprune.language import is_causal_language_model
 from fxprune.passes.trials import Trials
+from fxprune.pruning import Subject, choices_of
 from fxprune.search.choices import Choices, Floats, Ints
 from fxprune.search.problem import Problem, pose, require_feasible
 from fxprune.search.tied import tied
@@ -34,7 +36,6 @@ from fxprune.widths import Align, Floor, keep_most_important, width_ranges
 
 if TYPE_CHECKING:
     from fxprune.budget import Budget
-    from fxprune.pruning import Subject
     from fxprune.scorer import Context
     from fxprune.scores import Scores
 
@@ -111,8 +112,6 @@ def levels_of(subject: Subject, scores: Scores, context: Context, grid: Grid) ->
     Raises:
         InputError: blocks are dropped by name and by number, or there are not that many.
     """
-    from fxprune.pruning import without_least
-
     depths = [Depth(count, grid.contiguous) for count in dict.fromkeys(grid.depth)]
     if subject.dropped and any(depth.count for depth in depths):
         msg = "drop= and the grid's depth both drop blocks; leave one of them out"
@@ -142,8 +141,6 @@ def list_candidates(
 
 def _of_level(level: Level, limits: Budget, grid: Grid, align: Align | None, floor: Floor | None) -> list[Candidate]:
     """The best candidates of one depth, the least predicted loss first."""
-    from fxprune.pruning import choices_of
-
     analysis = level.subject.analysis
     kinds = find_kinds(analysis)
     scores = level.scores if grid.width else replace(level.scores, whole=frozenset(analysis.costs.groups))

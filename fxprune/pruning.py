@@ -19,14 +19,12 @@ from fxprune.batches import example_from
 from fxprune.blocks import Block
 from fxprune.budget import Budget
 from fxprune.capture import capture
-from fxprune.carry import carried
 from fxprune.cut import Cut
-from fxprune.depth import Depth, Drop, choose_blocks, least_important, without_blocks
+from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
 from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.passes.bypass import verify_drop
-from fxprune.passes.minitron import influences
 from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
@@ -120,7 +118,7 @@ def understand(
 ) -> Subject:
     """Capture and analyze; without example inputs, one sample of the data's first batch serves.
 
-    Blocks that are counted instead of named stay: `without_least` drops them once there are scores.
+    Blocks that are counted instead of named stay: `fxprune.dropping` drops them once there are scores.
     """
     notes: tuple[str, ...] = ()
     if example_inputs is None and data is not None and isinstance(model, nn.Module):
@@ -132,41 +130,6 @@ def understand(
     dropped = () if isinstance(drop, int | Depth) else choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
     return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
-
-
-def without_least(
-    subject: Subject, scores: Scores, depth: Depth | None, context: Context, *, strict: bool = False
-) -> tuple[Subject, Scores]:
-    """The subject without its least important blocks, and the scores of what remains.
-
-    Args:
-        subject: the whole model.
-        scores: its scores; without importances of blocks, their influence is measured with the data.
-        depth: how many blocks go; None for none.
-        context: the data.
-        strict: as for `understand`.
-
-    Raises:
-        InputError: there are not that many blocks, or neither importances of blocks nor data.
-    """
-    if depth is None or depth.count == 0:
-        return subject, scores
-    blocks = subject.whole.blocks
-    known = scores.blocks or _influences(context)
-    dropped = least_important(blocks, known, depth)
-    analysis = without_blocks(subject.whole, dropped, ignore=subject.ignore, strict=strict)
-    made = replace(subject, dropped=dropped, analysis=analysis)
-    return made, carried(replace(scores, blocks=known), subject.analysis, analysis)
-
-
-def _influences(context: Context) -> dict[str, float]:
-    if context.data is None:
-        msg = (
-            "drop= counts blocks, and nothing says which of them matter least: pass data=, scores of blocks "
-            '(scorer="minitron"), or names of blocks'
-        )
-        raise InputError(msg)
-    return influences(context)
 
 
 def build(

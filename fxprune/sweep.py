@@ -16,6 +16,7 @@ from fxprune.batches import noting, reiterable
 from fxprune.budget import Budget, parse_budget
 from fxprune.compile import compile as compile_model
 from fxprune.depth import counted
+from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.evaluating import evaluating
 from fxprune.fingerprint import digest
@@ -30,7 +31,6 @@ from fxprune.pruning import (
     repairing,
     score_subject,
     understand,
-    without_least,
 )
 from fxprune.scorer import Context
 from fxprune.scores import Scores

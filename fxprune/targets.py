@@ -11,9 +11,7 @@ the weights of either cut, says by what it computes which one the configuration 
 
 from __future__ import annotations
 
-import copy
 import fnmatch
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -21,23 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from fxprune.blocks import outermost
 from fxprune.budget import Budget, format_amount, parse_budget
 from fxprune.depth import Depth
+from fxprune.dropping import without_least
 from fxprune.equations import Equation, solve
 from fxprune.errors import BudgetError, InfeasibleBudget, Shortfall
-from fxprune.evaluating import evaluating
-from fxprune.inputs import device_of
 from fxprune.kinds import Kind, find_kinds
-from fxprune.passes.slim import slim_graph
 from fxprune.passes.taps import heads_around, inside_heads
-from fxprune.passes.verify import compare
-from fxprune.plan import Plan
-from fxprune.slim_module import assemble
-from fxprune.widths import keep_most_important
+from fxprune.rebuilt import build, error_of, new_names, renamed, shapes_of
 
 if TYPE_CHECKING:
     from fxprune.analysis import Analysis
@@ -115,7 +107,7 @@ def on_target(
     """
     if target is None:
         return subject, scores, None
-    shapes = _shapes(_build(context.model, target, torch.device("meta"))) if target.fields else {}
+    shapes = shapes_of(build(context.model, target.fields, torch.device("meta"))) if target.fields else {}
     if shapes:
         subject, scores = _at_depth(subject, scores, shapes, context)
     kinds = find_kinds(subject.analysis)
@@ -124,7 +116,7 @@ def on_target(
     if not solutions or (shapes and not subject.dropped and not _changes(subject, shapes, context.model, target)):
         raise BudgetError(_unreachable(subject, shapes, target))
     if len(solutions) > 1:
-        solutions.sort(key=lambda widths: _error(subject, scores, widths, context.model, target))
+        solutions.sort(key=lambda widths: error_of(subject, scores, widths, context.model, target.fields))
     widths = {**solutions[0], **named}
     _check_limits(subject.analysis, widths, limits)
     return subject, replace(scores, whole=frozenset()), widths
@@ -145,56 +137,13 @@ def _by_group(widths: Mapping[Kind, int]) -> dict[str, int]:
     return {name: width for kind, width in widths.items() for name in kind.groups}
 
 
-def _build(model: nn.Module, target: Target, device: torch.device) -> nn.Module:
-    """The class from the configuration with the target's values."""
-    config = copy.deepcopy(model.config)
-    for name, value in target.fields.items():
-        setattr(config, name, value)
-    maker: Any = type(model)
-    try:
-        with warnings.catch_warnings(), device:
-            warnings.simplefilter("ignore")
-            built: nn.Module = maker._from_config(config)
-    except Exception as error:
-        msg = f"{type(model).__name__} cannot be built with {target}: {type(error).__name__}: {error}"
-        raise BudgetError(msg) from error
-    return built.eval()
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
-
-
 def _at_depth(
     subject: Subject, scores: Scores, shapes: Mapping[str, tuple[int, ...]], context: Context
 ) -> tuple[Subject, Scores]:
     """The subject without as many blocks as the new shapes lack."""
-    from fxprune.pruning import without_least
-
     blocks = outermost(subject.whole.blocks)
     gone = [each for each in blocks if not any(name.startswith(f"{each.name}.") for name in shapes)]
     return without_least(subject, scores, Depth(max(len(gone) - len(subject.dropped), 0)), context)
-
-
-def new_names(subject: Subject) -> dict[str, str]:
-    """Path of each block that stays -> the path that it has where the class is built without the others."""
-    dropped = {block.name for block in subject.dropped}
-    families: dict[str, list[str]] = {}
-    for block in outermost(subject.whole.blocks):
-        if dropped and not dropped.isdisjoint(
-            each.name for each in subject.whole.blocks if each.family == block.family
-        ):
-            families.setdefault(block.family, []).append(block.name)
-    return {
-        name: old
-        for names in families.values()
-        for name, old in zip([each for each in names if each not in dropped], names, strict=False)
-    }
-
-
-def _renamed(name: str, paths: Mapping[str, str]) -> str:
-    found = next((path for path in paths if name.startswith(f"{path}.")), None)
-    return name if found is None else paths[found] + name[len(found) :]
 
 
 def _named(kinds: Sequence[Kind], names: Mapping[str, int]) -> dict[Kind, int]:
@@ -242,32 +191,9 @@ def _equations(subject: Subject, shapes: Mapping[str, tuple[int, ...]]) -> list[
     return [
         Equation(name, dim, axis, shape[dim])
         for name, axes in analysis.propagation.tensors.items()
-        if (shape := shapes.get(_renamed(name, paths))) is not None and len(shape) == len(axes)
+        if (shape := shapes.get(renamed(name, paths))) is not None and len(shape) == len(axes)
         for dim, axis in enumerate(axes)
     ]
-
-
-def _error(subject: Subject, scores: Scores, widths: Mapping[str, int], model: nn.Module, target: Target) -> float:
-    """How far the class with the new configuration, given the weights of the cut, is from what the cut computes.
-
-    The right widths may give an error too: a class may scale by the number of dimensions that heads then have.
-    """
-    analysis = subject.analysis
-    cut = analysis.cut(keep_most_important(analysis.groups, scores, widths))
-    graph = slim_graph(analysis.program, analysis.propagation, cut)
-    slim = assemble(analysis.program, graph, Plan({}, {}, {}), None)
-    built = _build(model, target, device_of(model)).to(next(model.parameters()).dtype)
-    paths = new_names(subject)
-    weights: dict[str, Tensor] = {_renamed(name, paths): each for name, each in slim.state_dict().items()}
-    own = built.state_dict()
-    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
-        return float("inf")
-    built.load_state_dict(weights)
-    args, kwargs = slim.example_inputs
-    with evaluating(slim), evaluating(built), torch.no_grad():
-        outputs = slim(*args, **kwargs), built(*args, **kwargs)
-    expected, actual = ([leaf for leaf in tree_leaves(each) if isinstance(leaf, Tensor)][:1] for each in outputs)
-    return compare(expected, actual)[0]
 
 
 def _check_limits(analysis: Analysis, widths: Mapping[str, int], limits: Budget) -> None:
@@ -290,13 +216,13 @@ def _unreachable(subject: Subject, shapes: Mapping[str, tuple[int, ...]], target
     """What the configuration asks for that cutting cannot give."""
     paths, tensors = new_names(subject), subject.analysis.program.tensors
     for name, tensor in tensors.items():
-        shape = shapes.get(_renamed(name, paths))
+        shape = shapes.get(renamed(name, paths))
         if shape is not None and any(new > old for new, old in zip(shape, tensor.shape, strict=False)):
             return f"The budget's config {target} makes {name} larger: {tuple(tensor.shape)} would be {shape}."
     changed = [
         f"{name} from {tuple(tensor.shape)} to {shape}"
         for name, tensor in tensors.items()
-        if (shape := shapes.get(_renamed(name, paths))) is not None and shape != tuple(tensor.shape)
+        if (shape := shapes.get(renamed(name, paths))) is not None and shape != tuple(tensor.shape)
     ]
     what = f"cutting {changed[0]} is not possible, alone or with what it entails" if changed else "it changes no shape"
     return (
