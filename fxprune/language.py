@@ -31,7 +31,11 @@ def is_causal_language_model(model: object) -> bool:
     head = getattr(model, "get_output_embeddings", None)
     if not isinstance(model, nn.Module) or not callable(generates) or not callable(head):
         return False
-    return bool(generates()) and head() is not None and not getattr(config, "is_encoder_decoder", False)
+    try:
+        speaks = bool(generates()) and head() is not None
+    except (TypeError, AttributeError, NotImplementedError):  # methods of these names that mean something else
+        return False
+    return speaks and not getattr(config, "is_encoder_decoder", False)
 
 
 def next_token_loss(output: Any, batch: Batch) -> tuple[float, int]:

@@ -8,6 +8,9 @@ Of a group's indices are looked at, whatever comes first:
    input of the second one, heads at the input of the output projection);
 3. what products of two activations read (dimensions of queries and keys).
 
+Norms do not come first for heads and what lies inside them: where queries and keys are normalised over all heads together
+(OLMo2), it is still the output of a head that counts.
+
 A group lies *inside a head* where its indices, in some parameter, are counted within those of another variable (the head),
 and a product of two activations sums over them, or has them in one factor alone: dimensions of queries, keys and values.
 The axes of heads are in all factors of such products.
@@ -37,12 +40,12 @@ def find_taps(analysis: Analysis) -> dict[str, tuple[Node, ...]]:
     norms = _by_variable(_norm_outputs(analysis))
     weighted = _by_variable(_operands(analysis, live, activations=1))
     products = _by_variable(_operands(analysis, live, activations=2))
-    return {
-        group.name: tuple(
-            norms.get(group.variable) or weighted.get(group.variable) or products.get(group.variable) or ()
-        )
-        for group in analysis.groups
-    }
+    attention = inside_heads(analysis) | heads_around(analysis)
+    found: dict[str, tuple[Node, ...]] = {}
+    for group in analysis.groups:
+        orders = (weighted, products, norms) if group.name in attention else (norms, weighted, products)
+        found[group.name] = next((tuple(each[group.variable]) for each in orders if group.variable in each), ())
+    return found
 
 
 def inside_heads(analysis: Analysis) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from fxprune.analysis import Analysis
-from fxprune.axes import leaves
+from fxprune.axes import Variable, leaves
 from fxprune.batches import Batch
 from fxprune.blocks import Block
 from fxprune.passes.lockstep import flat_inputs
@@ -33,6 +34,7 @@ class Watching(Interpreter):
         for block in blocks:
             self.leaving[block.output].append(block)
         self.entering = Counter(block.input for block in blocks)
+        self.known = {v for axes in analysis.propagation.tensors.values() for axis in axes for v in leaves(axis)}
         self.begin()
 
     def begin(self) -> None:
@@ -74,14 +76,14 @@ class Watching(Interpreter):
             del self.streams[block.input]
         axes = self.analysis.propagation.values[block.output]
         assert isinstance(axes, TensorAxes), block.name
-        held = feature_dims(self.analysis, axes)
+        held = feature_dims(axes, self.known)
         rows, former = rows_of(output, axes, held, self.given), rows_of(before, axes, held, self.given)
         weights = rows.weights()
         cosine = torch.nn.functional.cosine_similarity(former.values.double(), rows.values.double(), dim=-1)
         return {f"cosine {block.name}": (cosine * weights).sum()[None], f"tokens {block.name}": weights.sum()[None]}
 
 
-def feature_dims(analysis: Analysis, axes: TensorAxes) -> list[int]:
-    """Dimensions of a value whose indices parameters have too; the last one where there is none."""
-    known = {v for own in analysis.propagation.tensors.values() for axis in own for v in leaves(axis)}
-    return [dim for dim, axis in enumerate(axes) if known & set(leaves(axis)) and axis.size > 1] or [len(axes) - 1]
+def feature_dims(axes: TensorAxes, known: AbstractSet[Variable]) -> list[int]:
+    """Dimensions of a value whose indices parameters have too (`known`); the last one where there is none."""
+    found = [dim for dim, axis in enumerate(axes) if axis.size > 1 and not known.isdisjoint(leaves(axis))]
+    return found or [len(axes) - 1]

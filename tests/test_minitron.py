@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import fxprune
@@ -111,6 +112,21 @@ def test_transposed_weights_and_fused_projections() -> None:
     close(found.importance["transformer.h.1.attn.c_proj:heads"], aggregated(heads, PADDED))
     norms = [aggregated(each.abs(), PADDED) for path, each in seen.items() if "ln_" in path]
     close(found.importance["transformer.h.0.attn.c_attn:features"], torch.stack(norms).sum(0))
+
+
+def olmo2() -> Any:
+    module: Any = transformers
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = module.Olmo2Config(vocab_size=64, num_hidden_layers=1, pad_token_id=0, eos_token_id=1, **sizes)
+    return module.Olmo2ForCausalLM(config).eval()
+
+
+def test_heads_count_by_their_output_where_queries_are_normalised() -> None:
+    found = scores_of(olmo2, [BATCH])
+    path = "model.layers.0.self_attn."
+    heads = watched(analysed(olmo2)[0], BATCH, ["o_proj"], [])[path + "o_proj"].unflatten(-1, (2, 4, 8))
+    close(found.importance[path + "q_proj:features#2"], aggregated(heads.norm(dim=-1), PADDED))
 
 
 def test_half_precision_is_accumulated_in_double() -> None:
