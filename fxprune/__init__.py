@@ -4,6 +4,7 @@ from fxprune.analysis import Analysis, analyze
 from fxprune.apply import apply, rewritten
 from fxprune.bench import bench
 from fxprune.compile import compile
+from fxprune.depth import Depth
 from fxprune.distill import Distiller, distillation_loss
 from fxprune.errors import (
     BackendError,
@@ -21,6 +22,7 @@ from fxprune.errors import (
     VerificationError,
 )
 from fxprune.front import Front, Point
+from fxprune.grid import Grid
 from fxprune.hidden_states import hidden_state_loss
 from fxprune.iterate import iterate
 from fxprune.lower import lower
@@ -44,10 +46,12 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "Depth",
     "Distiller",
     "Front",
     "FxpruneError",
     "GraphError",
+    "Grid",
     "InfeasibleBudget",
     "InputError",
     "Plan",

@@ -88,7 +88,7 @@ def find_blocks(program: Program, propagation: Propagation) -> tuple[Block, ...]
 
 def survey_blocks(program: Program, propagation: Propagation) -> Survey:
     """Look at every module that repeats; linear in the size of the graph times the depth of its modules."""
-    candidates = dict(_repeated(program))
+    candidates = dict(repeated_modules(program))
     regions, readers = _regions(program, candidates), readers_of(program)
     found: dict[str, Block | Refusal] = {}
     inner: dict[str, set[Node]] = defaultdict(set)
@@ -122,7 +122,7 @@ def readers_of(program: Program) -> dict[str, set[Node]]:
     return dict(readers)
 
 
-def _repeated(program: Program) -> Iterator[tuple[str, str]]:
+def repeated_modules(program: Program) -> Iterator[tuple[str, str]]:
     """Paths of modules that have siblings of their class, and their parents'; containers and single layers left out."""
     parents = {path.rpartition(".")[0] for path in program.module_types if path}
     families: dict[tuple[str, type], list[str]] = defaultdict(list)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fxprune.batches import reiterable
-from fxprune.budget import parse_budget
+from fxprune.depth import Drop, counted
+from fxprune.dropping import without_least
 from fxprune.finished import open_store
+from fxprune.grid import GRID, Grid, on_grid
 from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
-from fxprune.slim_module import SlimModule
+from fxprune.slim_module import SlimModule, remember
+from fxprune.targets import limits_of, on_target, split_budget
 from fxprune.widths import Align, Floor, width_ranges
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 def compile(
     model: nn.Module,
-    budget: str | float | Mapping[str, str | float],
+    budget: str | float | Mapping[str, str | float | Mapping[str, int]],
     *,
     example_inputs: Any = None,
     scorer: str | Scorer = "auto",
@@ -37,8 +40,8 @@ def compile(
     ignore: Sequence[str] = (),
     align: Align | None = None,
     floor: Floor | None = None,
-    drop: Sequence[str] = (),
-    search: str = "knapsack",
+    drop: Drop = (),
+    search: str | Grid | None = None,
     seed: int = 0,
     strict: bool = False,
     verify: bool = True,
@@ -52,7 +55,8 @@ def compile(
         model: the trained model; it is never changed, and the result shares no memory with it.
         budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
             and peak activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40
-            MB"). All hold. One FLOP is one multiply or one add.
+            MB"). All hold. One FLOP is one multiply or one add. `config` asks for exact widths instead of a search:
+            numbers of a Transformers configuration, or names of groups ({"config": {"intermediate_size": 64}}).
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them: one sample of the first batch
             of `data`, or else what the model says.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
@@ -67,9 +71,11 @@ def compile(
             too narrow for that.
         floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
             pattern; None for 5 %.
-        drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them); the budget
-            stays relative to the whole model.
-        search: "knapsack" (least total loss), "threshold" (one bound on every loss) or "uniform" (one ratio for all).
+        drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them), or how many, the
+            least important first (a number or `fxprune.Depth`); the budget stays relative to the whole model.
+        search: "knapsack" (least total loss), "threshold" (one bound on every loss), "uniform" (one width for the same
+            thing in all layers), or a `fxprune.Grid` ("grid"), which tries out candidates of such widths and of depth;
+            None for the one that suits the scorer, "knapsack" unless its page says otherwise.
         seed: for scorers that draw random numbers.
         strict: raise where an operation has no rule, instead of leaving alone what it touches.
         verify: compare the result with the original, its cut parts silenced, before returning it.
@@ -101,13 +107,21 @@ def compile(
     started = time.perf_counter()
     scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     data = reiterable(data)
-    chosen = choose_scorer(scorer, scores, {"data": data, "loss": loss, "score": score})
+    chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
-    limits = parse_budget(budget, subject.whole.costs.original)
+    target, budget = split_budget(budget, model)
+    limits = limits_of(budget, target, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
-        scores = score_subject(chosen, scores, subject, replace(context, store=store))
+        context = replace(context, store=store)
+        scores = score_subject(chosen, scores, subject, context)
+        subject, own = without_least(subject, scores, counted(drop), context, strict=strict)
+        subject, own, widths = (
+            on_grid(subject, own, limits, context, search)
+            if target is None
+            else on_target(subject, own, limits, context, target)
+        )
     ranges = width_ranges(subject.analysis, align, floor)
-    return build(
-        subject, scores, limits, Making(ranges, search, seed, verify, repairing(reconstruct, data, collect)), started
-    )
+    method = GRID if isinstance(search, Grid) else search
+    making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
+    return remember(build(subject, own, limits, making, started, widths), scores)

@@ -153,7 +153,7 @@ def _companions(
     for at, axis in enumerate(axes):
         others = [each for other, each in enumerate(known) if other != at]
         elsewhere = frozenset().union(*(others[:1] if sayable else others))
-        for variable, before in _occurrences(axis, frozenset()):
+        for variable, before in occurrences(axis, frozenset()):
             if variable in variables:
                 companions = before | elsewhere
                 yield (
@@ -181,12 +181,13 @@ def _leading(axis: Axis) -> frozenset[Variable]:
     return frozenset({first}) if isinstance(first, Variable) else frozenset()
 
 
-def _occurrences(axis: Axis, before: frozenset[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
+def occurrences(axis: Axis, before: frozenset[Variable]) -> Iterator[tuple[Variable, frozenset[Variable]]]:
+    """Each variable of a settled axis, with those that it is counted within there: `before`, and the factors ahead."""
     if isinstance(axis, Variable):
         yield axis, before
         return
     for child in axis.factors if isinstance(axis, Product) else axis.parts:
-        yield from _occurrences(child, before)
+        yield from occurrences(child, before)
         if isinstance(axis, Product) and isinstance(child, Variable):
             before |= {child}
 

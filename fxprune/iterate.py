@@ -150,7 +150,7 @@ def _scored(model: nn.Module, subject: Subject, given: Mapping[str, Any], stage:
     """Scores of one stage's model."""
     scores = given["scores"] if stage == 1 else None
     scores = scores if isinstance(scores, Scores | None) else Scores.load(scores)
-    chosen = choose_scorer(given["scorer"], scores, given)
+    chosen = choose_scorer(given["scorer"], scores, {**given, "model": model})
     path = None if given["checkpoint"] is None else f"{given['checkpoint']}.{stage}"
     user = {name: given[name] for name in ("data", "loss", "score", "collect", "seed", "progress")}
     context = Context(model, subject.analysis, **user)

@@ -20,9 +20,10 @@ from fxprune.blocks import Block
 from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.cut import Cut
-from fxprune.depth import choose_blocks, without_blocks
+from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
 from fxprune.finished import recall_scores
+from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.passes.bypass import verify_drop
 from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
@@ -31,7 +32,7 @@ from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, 
 from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
 from fxprune.scores import Scores
-from fxprune.search import build_choices
+from fxprune.search import Choices, build_choices
 from fxprune.search import search as search_widths
 from fxprune.slim_module import SlimModule, assemble, attach_report
 from fxprune.version import __version__
@@ -40,6 +41,8 @@ from fxprune.widths import Range, keep_most_important
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+DEFAULT_SEARCH = "knapsack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,21 @@ class Making:
 
     Attributes:
         ranges: the widths that each group may be cut to.
-        search: name of the search method.
+        search: name of the search method; None for the one that suits the scores.
         seed: for choices at random.
         verify: whether the result is compared with the original, its cut parts silenced.
         repairing: what weights are repaired by; None to leave them as cut.
     """
 
     ranges: Mapping[str, Range]
-    search: str
+    search: str | None
     seed: int
     verify: bool
     repairing: Repairing | None
+
+    def method(self, scores: Scores) -> str:
+        """Name of the search method for these scores."""
+        return self.search or scores.search or DEFAULT_SEARCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +113,13 @@ def understand(
     collect: Callable[[Any], Any] | None,
     *,
     ignore: Sequence[str],
-    drop: Sequence[str],
+    drop: Drop,
     strict: bool,
 ) -> Subject:
-    """Capture and analyze; without example inputs, one sample of the data's first batch serves."""
+    """Capture and analyze; without example inputs, one sample of the data's first batch serves.
+
+    Blocks that are counted instead of named stay: `fxprune.dropping` drops them once there are scores.
+    """
     notes: tuple[str, ...] = ()
     if example_inputs is None and data is not None and isinstance(model, nn.Module):
         example_inputs, note = example_from(data, model, collect)
@@ -117,7 +127,7 @@ def understand(
     program = capture(model, example_inputs)
     program = replace(program, notes=(*notes, *program.notes))
     whole = analyze_program(program, ignore=ignore, strict=strict)
-    dropped = choose_blocks(whole, drop)
+    dropped = () if isinstance(drop, int | Depth) else choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
     return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
 
@@ -128,9 +138,11 @@ def build(
     limits: Budget,
     making: Making,
     started: float,
+    widths: Mapping[str, int] | None = None,
 ) -> SlimModule:
-    """Search within the ranges of widths, then rewrite."""
-    widths = _search(subject.analysis, scores, limits, making.ranges, making.search)
+    """Search within the ranges of widths, unless they are given, then rewrite."""
+    if widths is None:
+        widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
@@ -147,14 +159,14 @@ def rewrite(
     """Emit the slim module that keeps these indices, verify it and report."""
     whole, dropped, analysis = subject.whole, subject.dropped, subject.analysis
     cut = analysis.cut(kept)
-    plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.search, making.seed)
+    plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
     if making.repairing is not None:
         notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
     original, seconds = whole.costs.original, time.perf_counter() - started
-    outcome = Outcome(analysis, scores, widths, limits, making.search, error, seconds, original, dropped, notes)
+    outcome = Outcome(analysis, scores, widths, limits, making.method(scores), error, seconds, original, dropped, notes)
     attach_report(slim, make_report(outcome))
     return slim
 
@@ -171,7 +183,7 @@ def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[st
     Args:
         scorer: "auto", a name or an object.
         scores: those of an earlier run.
-        given: what the user gave of data, loss and score.
+        given: the model, and what the user gave of data, loss and score.
     """
     if scores is not None:
         if scorer != "auto":
@@ -213,24 +225,32 @@ def _search(
     analysis: Analysis, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
-    choices = [
+    kinds = find_kinds(analysis) if method == "uniform" else ()
+    choices = choices_of(analysis, scores, tied_ranges(ranges, kinds))
+    tied = [kind.groups for kind in kinds]
+    joint = any(len(each) > 1 for each in tied) and all(group.name in scores.sensitivity for group in analysis.groups)
+    try:
+        return search_widths(analysis.costs, limits.limits, choices, method, kinds=tied, joint=joint)
+    except InfeasibleBudget as error:
+        smallest = {each.group: int(each.widths[0]) for each in choices}
+        msg = f"{error}\n{what_holds(analysis, smallest)}"
+        raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def choices_of(analysis: Analysis, scores: Scores, ranges: Mapping[str, Range]) -> list[Choices]:
+    """The candidate widths of every group; one for those that keep theirs."""
+    return [
         build_choices(
             group.name,
             group.size,
             scores.importance[group.name],
             step=ranges[group.name].step,
-            floor=ranges[group.name].floor,
+            floor=group.size if group.name in scores.whole else ranges[group.name].floor,
             sensitivity=scores.sensitivity.get(group.name),
             consumers=group.consumers,
         )
         for group in analysis.groups
     ]
-    try:
-        return search_widths(analysis.costs, limits.limits, choices, method)
-    except InfeasibleBudget as error:
-        smallest = {each.group: int(each.widths[0]) for each in choices}
-        msg = f"{error}\n{what_holds(analysis, smallest)}"
-        raise InfeasibleBudget(msg, error.shortfalls) from None
 
 
 def _plan(

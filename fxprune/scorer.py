@@ -25,9 +25,11 @@ from fxprune.batches import Batch, is_users, iterate_batches
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.inputs import device_of
+from fxprune.language import is_causal_language_model
 from fxprune.passes.fastnas import FastNAS
 from fxprune.passes.gradnas import GradNAS
 from fxprune.passes.magnitude import Magnitude
+from fxprune.passes.minitron import Minitron
 from fxprune.passes.obs import Obs
 from fxprune.passes.random_scores import Random
 from fxprune.passes.taylor import Taylor
@@ -179,6 +181,7 @@ BUILT_IN: dict[str, Callable[[], Scorer]] = {
     "fastnas": FastNAS,
     "gradnas": GradNAS,
     "magnitude": Magnitude,
+    "minitron": Minitron,
     "obs": Obs,
     "random": Random,
     "taylor": Taylor,
@@ -189,6 +192,8 @@ def fitting_scorer(given: Mapping[str, object]) -> str:
     """The scorer that "auto" stands for: the one that makes the most of what was given."""
     if given.get("score") is not None:
         return "fastnas"
+    if given.get("data") is not None and is_causal_language_model(given.get("model")):
+        return "minitron"
     if given.get("data") is not None and given.get("loss") is not None:
         return "gradnas"
     return "magnitude" if given.get("data") is None else "obs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ class Scores:
         sensitivity: group name -> expected loss of score by width; may lack groups, or be empty.
         signature: name -> (shape, dtype) of every parameter and buffer of the model; `compile` fills it in.
         effort: what the scoring took, for the report: what was counted -> how many.
+        whole: names of groups that keep their width, unless a budget asks for another one of them by name.
+        blocks: name of a block that can be dropped -> non-negative importance; empty where the scorer gave none.
+        search: the search method that suits these scores; None for the default.
     """
 
     scorer: str
@@ -48,12 +52,19 @@ class Scores:
     sensitivity: Mapping[str, Curve] = field(default_factory=dict)
     signature: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     effort: Mapping[str, int] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    search: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no search can work with."""
         for name, values in self.importance.items():
             if not np.isfinite(values).all() or (values < 0).any():
                 msg = f"scorer {self.scorer!r} gave group {name!r} importances that are negative or not finite"
+                raise ValueError(msg)
+        for name, value in self.blocks.items():
+            if not (isfinite(value) and value >= 0):
+                msg = f"scorer {self.scorer!r} gave block {name!r} the importance {value}"
                 raise ValueError(msg)
 
     def save(self, path: str | PathLike[str]) -> None:

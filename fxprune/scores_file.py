@@ -2,6 +2,9 @@
 
 importance.<group>          float64 [size], or [outer size, size]
 widths.<group>, loss.<group>   int64 [n] and float64 [n]: the sensitivity curve, where there is one
+whole.<group>       int64 [1]: the group keeps its width
+blocks.<block>      float64 [1]: importance of a block
+search.<method>     int64 [1]: the search method that suits the scores, where there is one
 """
 
 from __future__ import annotations
@@ -114,6 +117,10 @@ def arrays_of(scores: Scores) -> dict[str, np.ndarray[Any, Any]]:
         arrays[f"widths.{group}"] = np.array(curve.widths, dtype=np.int64)
         arrays[f"loss.{group}"] = np.array(curve.loss, dtype=np.float64)
     arrays.update({f"effort.{what}": np.array([count], dtype=np.int64) for what, count in scores.effort.items()})
+    arrays.update({f"whole.{group}": np.array([1], dtype=np.int64) for group in sorted(scores.whole)})
+    arrays.update({f"blocks.{block}": np.array([each], dtype=np.float64) for block, each in scores.blocks.items()})
+    if scores.search is not None:
+        arrays[f"search.{scores.search}"] = np.array([1], dtype=np.int64)
     return arrays
 
 
@@ -137,13 +144,19 @@ def scores_of(scorer: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Scores
     try:
         importance = {group: each.copy() for group, each in parts["importance"].items()}
         effort = {what: int(each.sum()) for what, each in parts["effort"].items()}
-        return Scores(scorer, importance, curves, effort=effort)
+        blocks = {block: float(each.sum()) for block, each in parts["blocks"].items()}
+        method = next(iter(parts["search"]), None)
+        return Scores(
+            scorer, importance, curves, effort=effort, whole=frozenset(parts["whole"]), blocks=blocks, search=method
+        )
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
 
 _TYPES = {"importance": "float64", "widths": "int64", "loss": "float64", "effort": "int64"}
+_TYPES |= {"whole": "int64", "blocks": "float64", "search": "int64"}
 _RANKS = {"importance": (1, 2), "widths": (1,), "loss": (1,), "effort": (1,)}
+_RANKS |= {"whole": (1,), "blocks": (1,), "search": (1,)}
 
 
 def _curve(group: str, widths: np.ndarray[Any, Any], loss: np.ndarray[Any, Any]) -> Curve:

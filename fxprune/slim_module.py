@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,6 +135,12 @@ def _give_signature(module: GraphModule, program: Program) -> None:
         module.graph.set_codegen(program.graph_module.graph._codegen)
         module._in_spec, module._out_spec = program.in_spec, program.out_spec
     module.recompile()
+
+
+def remember(slim: SlimModule, scores: Scores) -> SlimModule:
+    """The same module, with these scores for other budgets: those of the whole model, where blocks were dropped later."""
+    slim.meta["fxprune"] = replace(slim._provenance, scores=scores)
+    return slim
 
 
 def attach_report(module: SlimModule, report: Report) -> None:

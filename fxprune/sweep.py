@@ -15,15 +15,26 @@ from torch import nn
 from fxprune.batches import noting, reiterable
 from fxprune.budget import Budget, parse_budget
 from fxprune.compile import compile as compile_model
+from fxprune.depth import counted
+from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.evaluating import evaluating
 from fxprune.fingerprint import digest
 from fxprune.finished import open_store
 from fxprune.front import Front, Point, Stated
 from fxprune.plan import Plan
-from fxprune.pruning import Making, Subject, build, choose_scorer, repairing, score_subject, understand
+from fxprune.pruning import (
+    Making,
+    Subject,
+    build,
+    choose_scorer,
+    repairing,
+    score_subject,
+    understand,
+)
 from fxprune.scorer import Context
 from fxprune.scores import Scores
+from fxprune.slim_module import remember
 from fxprune.widths import width_ranges
 
 
@@ -65,21 +76,22 @@ def sweep(
         raise InputError(msg)
     scores = given["scores"] if isinstance(given["scores"], Scores | None) else Scores.load(given["scores"])
     data, collect = reiterable(given["data"]), given["collect"]
-    chosen = choose_scorer(given["scorer"], scores, {"data": data, "loss": given["loss"], "score": score})
+    chosen = choose_scorer(given["scorer"], scores, {**given, "model": model, "data": data})
     understanding = {name: given[name] for name in ("ignore", "drop", "strict")}
     subject = understand(model, given["example_inputs"], data, collect, **understanding)
     limits = [parse_budget(each, subject.whole.costs.original) for each in budgets]
     scoring = {name: given[name] for name in ("loss", "collect", "seed", "align", "floor", "progress")}
     context = Context(model, subject.analysis, data=data, score=score, **scoring)
-    ranges = width_ranges(subject.analysis, given["align"], given["floor"])
     wanted = repairing(given["reconstruct"], data, collect)
-    making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
     with open_store(given["checkpoint"], chosen, context) as store:
         context = replace(context, store=store)
         scores = score_subject(chosen, scores, subject, context)
+        subject, own = without_least(subject, scores, counted(given["drop"]), context, strict=given["strict"])
+        ranges = width_ranges(subject.analysis, given["align"], given["floor"])
+        making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
         pairs = list(zip(budgets, limits, strict=True))
         tracked = context.track(pairs, "building", len(pairs))
-        points = [_point(budget, limit, subject, scores, making) for budget, limit in tracked]
+        points = [_point(budget, limit, subject, own, making, scores) for budget, limit in tracked]
         return Front(tuple(points)) if score is None else _evaluated(points, context, making)
 
 
@@ -97,10 +109,11 @@ def with_defaults(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: each.default for name, each in signature.parameters.items()} | dict(options)
 
 
-def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, making: Making) -> Point:
+def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, making: Making, known: Scores) -> Point:
+    """One budget; the module remembers the `known` scores, which are of the whole model."""
     before = dict(subject.whole.costs.original)
     try:
-        slim = build(subject, scores, limits, making, time.perf_counter())
+        slim = remember(build(subject, scores, limits, making, time.perf_counter()), known)
     except InfeasibleBudget as error:
         return Point(budget, before, reason=str(error))
     after = {metric.name: metric.after for metric in slim.report.metrics}

@@ -117,7 +117,7 @@ def test_things_that_are_no_budget(written: Any) -> None:
         ({3: 0.5}, "limits 3, which is not a metric"),
         ({"latency": "3 ms"}, "'latency', which is not supported yet: it needs a measured latency model"),
         ({"throughput": 100}, "not supported yet"),
-        ({"config": {"hidden_size": 3072}}, "not supported in this version"),
+        ({"config": {"hidden_size": 3072}}, "work with `compile` alone"),
         ("40 MB", '{"memory": ...}'),
         ("3 ms", "latency needs a measured latency model"),
         ({"memory": "40 M"}, "has the unit 'M', which does not measure bytes: write"),

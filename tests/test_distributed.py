@@ -16,7 +16,7 @@ import pytest
 from fxprune.scorer import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
-SCORERS = sorted(BUILT_IN.keys() & {"magnitude", "gradnas", "taylor", "fastnas"})
+SCORERS = sorted(BUILT_IN.keys() & {"magnitude", "minitron", "gradnas", "taylor", "fastnas"})
 SIZE = 2
 
 

@@ -91,7 +91,7 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool, budg
     )
     group.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
     group.add_argument(
-        "--search", default="knapsack", metavar="NAME", help="how widths are chosen (default: %(default)s)"
+        "--search", metavar="NAME", help="how widths are chosen (default: what suits the scorer, mostly knapsack)"
     )
 
 

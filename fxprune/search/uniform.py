@@ -1,4 +1,4 @@
-"""One keep-ratio for all groups: the only form that many model configurations can say.
+"""One keep-ratio for all groups, or, where groups are tied to kinds (`tied`), for all kinds.
 
 At ratio r every group takes its candidate nearest to r times its size (the wider one at equal distance). What is chosen
 changes only where r passes the middle between two neighbouring candidates, so bisection over these middles finds the

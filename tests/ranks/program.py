@@ -159,7 +159,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "failing": failing,
     "repaired": repaired,
     "locked": locked,
-    **{name: built_in(name) for name in ("magnitude", "gradnas", "taylor", "fastnas")},
+    **{name: built_in(name) for name in ("magnitude", "minitron", "gradnas", "taylor", "fastnas")},
 }
 
 
