@@ -20,6 +20,7 @@ from fxprune.errors import (
     RewriteError,
     VerificationError,
 )
+from fxprune.files import load, restore, save
 from fxprune.front import Front, Point
 from fxprune.iterate import iterate
 from fxprune.lower import lower
@@ -66,9 +67,12 @@ __all__ = [
     "compile",
     "distillation_loss",
     "iterate",
+    "load",
     "lower",
     "profile",
+    "restore",
     "rewritten",
     "rule",
+    "save",
     "sweep",
 ]

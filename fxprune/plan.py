@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from fxprune.errors import CheckpointError
 from fxprune.groups import Group
 from fxprune.program import Program
 from fxprune.propagate import Propagation
+from fxprune.safe_json import Upgrade, parse, upgraded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 Indices: TypeAlias = list[int] | list[list[int]]
 
 SCHEMA = 1
+UPGRADES: Mapping[int, Upgrade] = {}
+"""Older schema -> function from its data to the next one's."""
+LONGEST = 2**28
+"""Bytes that a plan in a file may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +109,17 @@ class Plan:
         return json.dumps(data, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str | bytes) -> Plan:
         """Read a plan back.
 
         Raises:
             CheckpointError: the text is no plan, or of a schema that this version does not know.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
-            schema = data["schema"]
-        except (ValueError, KeyError, TypeError) as error:
-            msg = f"this is no fxprune plan: {type(error).__name__}: {error}"
+            data = upgraded(parse(text, "the plan", longest=LONGEST), "the plan", SCHEMA, UPGRADES)
+        except CheckpointError as error:
+            msg = f"this is no fxprune plan: {error}"
             raise CheckpointError(msg) from error
-        if schema != SCHEMA:
-            msg = f"the plan has schema {schema!r}; this version of fxprune reads schema {SCHEMA}. Update fxprune"
-            raise CheckpointError(msg)
         unknown = sorted(set(data) - _FIELDS)
         if unknown:
             msg = f"the plan has unknown fields: {', '.join(map(repr, unknown))}"
@@ -139,6 +141,27 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
             raise CheckpointError(msg) from error
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the plan to a file (JSON), which appears whole or not at all.
+
+        Raises:
+            CheckpointError: there can be no such file.
+        """
+        from fxprune.files.plan_file import save_plan
+
+        save_plan(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Plan:
+        """Read the plan of a file: of one that `save` wrote, or of a whole slim model (`fxprune.save`).
+
+        Raises:
+            CheckpointError: there is no such file, or it holds no plan.
+        """
+        from fxprune.files.plan_file import load_plan
+
+        return load_plan(path)
 
 
 def _list(value: object) -> list[Any]:
