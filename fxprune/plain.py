@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Hashable
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from fxprune.safe_json import array, fields, integer, number, text
 
@@ -36,8 +38,19 @@ def from_plain(kind: type[Made], value: object, what: str) -> Made:
         if each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
     ]
     given = fields(value, what, [each.name for each in known if each.name not in optional], optional)
-    hints = get_type_hints(kind)
+    hints = _hints(cast("Hashable", kind))
     return kind(**{name: _of(hints[name], each, f"{name} of {what}") for name, each in given.items()})
+
+
+@functools.cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    """Types of the fields, for all classes inside at once: Python evaluates annotations the first time."""
+    found = get_type_hints(kind)
+    for hint in found.values():
+        for inner in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(inner):
+                _hints(cast("Hashable", inner))
+    return found
 
 
 def _of(hint: Any, value: object, what: str) -> Any:

@@ -16,7 +16,8 @@ from fxprune.errors import CheckpointError
 from fxprune.groups import Group
 from fxprune.program import Program
 from fxprune.propagate import Propagation
-from fxprune.safe_json import Upgrade, parse, upgraded
+from fxprune.safe_json import Upgrade, integer, number, parse, shown, upgraded
+from fxprune.safe_json import text as text_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Plan:
         """
         for name, (kept, size) in self.widths.items():
             if not (_is_count(kept) and _is_count(size) and 0 < kept <= size):
-                msg = f"the plan keeps {kept!r} of {size!r} indices of group {name!r}"
+                msg = f"the plan keeps {shown(kept)} of {shown(size)} indices of group {name!r}"
                 raise CheckpointError(msg)
         for name, indices in self.kept.items():
             _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
@@ -128,15 +129,15 @@ class Plan:
             return cls(
                 kept=data["kept"],
                 slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
-                widths={name: (pair[0], pair[1]) for name, pair in data["widths"].items()},
+                widths={name: _pair(each) for name, each in data["widths"].items()},
                 ignore=tuple(_list(data["ignore"])),
                 dropped=tuple(_list(data["dropped"])),
-                budget=dict(data["budget"]),
+                budget={metric: _amount(each) for metric, each in data["budget"].items()},
                 scorer=data["scorer"],
                 search=data["search"],
                 seed=data["seed"],
-                signature={name: (tuple(shape), dtype) for name, (shape, dtype) in data["signature"].items()},
-                versions=data["versions"],
+                signature={name: _described(*_pair(each)) for name, each in data["signature"].items()},
+                versions={name: text_of(each, "a version") for name, each in data["versions"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
@@ -166,9 +167,23 @@ class Plan:
 
 def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
-        msg = f"expected a list, found {value!r}"
+        msg = f"expected a list, found {shown(value)}"
         raise TypeError(msg)
     return value
+
+
+def _pair(value: object) -> tuple[Any, Any]:
+    first, second = _list(value)
+    return first, second
+
+
+def _amount(value: object) -> str | float:
+    return value if isinstance(value, str) else number(value, "the budget")
+
+
+def _described(shape: object, dtype: object) -> tuple[tuple[int, ...], str]:
+    """Shape and type of a tensor of the original."""
+    return tuple(integer(size, "a size", least=0) for size in _list(shape)), text_of(dtype, "a type")
 
 
 _FIELDS = {

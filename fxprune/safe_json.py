@@ -37,7 +37,8 @@ def parse(content: bytes | str, what: str, *, longest: int) -> Any:
     if len(content) > longest:
         raise CheckpointError(f"{what} has {len(content):,} bytes; it may have {longest:,}")
     try:
-        found = json.loads(content, object_pairs_hook=_without_repetition, parse_constant=_no_constant)
+        decoded = content if isinstance(content, str) else content.decode()
+        found = json.loads(decoded, object_pairs_hook=_without_repetition, parse_constant=_no_constant)
     except RecursionError:
         raise CheckpointError(f"{what} is nested too deep") from None
     except ValueError as error:

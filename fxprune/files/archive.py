@@ -148,7 +148,7 @@ def reading(path: Path, names: Collection[str]) -> Iterator[Archive]:
     except CheckpointError as error:
         raise CheckpointError(f"{path} is no intact file of fxprune: {error}") from error
     except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError) as error:
-        msg = f"{path} is no intact file of fxprune: {error or type(error).__name__}"
+        msg = f"{path} is no intact file of fxprune: {str(error) or type(error).__name__}"
         raise CheckpointError(msg) from error
     except (OSError, UnicodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -212,7 +212,7 @@ def _check_member(member: zipfile.ZipInfo, end: int) -> None:
     mode = member.external_attr >> 16
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise CheckpointError(f"its member {member.orig_filename} is compressed; fxprune stores members as they are")
-    if member.flag_bits & ~0x800 or (mode and not stat.S_ISREG(mode)):
+    if member.flag_bits & ~0x800 or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise CheckpointError(f"its member {member.orig_filename} is encrypted, or no regular file")
     if member.header_offset < end:
         raise CheckpointError(f"its member {member.orig_filename} overlaps another")
