@@ -49,6 +49,7 @@ class SlimModule(GraphModule):
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
             copied = super().__deepcopy__(memo)
         assert isinstance(copied, SlimModule)
+        type(copied).__name__ = type(self).__name__  # every instance has a class of its own
         for name in _TREE:  # GraphModule keeps only what the graph calls, in containers of its own
             setattr(copied, name, copy.deepcopy(self.__dict__[name], memo))
         return copied

@@ -148,7 +148,7 @@ def reading(path: Path, names: Collection[str]) -> Iterator[Archive]:
     except CheckpointError as error:
         raise CheckpointError(f"{path} is no intact file of fxprune: {error}") from error
     except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError) as error:
-        msg = f"{path} is no intact file of fxprune: {str(error) or type(error).__name__}"
+        msg = f"{path} is no intact file of fxprune: {str(error)[:300] or type(error).__name__}"
         raise CheckpointError(msg) from error
     except (OSError, UnicodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
