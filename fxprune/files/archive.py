@@ -17,12 +17,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
+import torch
+
 from fxprune.errors import BackendError, CheckpointError
 
 PIECE = 2**23
 """Bytes that are read or written at once."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of every member, so that equal content is an equal file."""
+
+_REFUSALS = (
+    *(zipfile.BadZipFile, EOFError, struct.error),  # of zipfile
+    *(
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+    ),  # of torch, building what is told
+)
+"""What libraries raise about content that they cannot use."""
 
 
 class Sink(Protocol):
@@ -147,11 +162,13 @@ def reading(path: Path, names: Collection[str]) -> Iterator[Archive]:
                 yield Archive(archive, _sound(archive, names, size))
     except CheckpointError as error:
         raise CheckpointError(f"{path} is no intact file of fxprune: {error}") from error
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError) as error:
-        msg = f"{path} is no intact file of fxprune: {str(error)[:300] or type(error).__name__}"
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except _REFUSALS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        msg = f"{path} is no intact file of fxprune: {type(error).__name__}: {str(error)[:300]}"
         raise CheckpointError(msg) from error
-    except (OSError, UnicodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_file(path: Path, *, longest: int, most: int | None = None) -> bytes:

@@ -92,7 +92,7 @@ def _adopt(module: SlimModule, root: nn.Module) -> None:
     taken = [
         name
         for name in (*root._modules, *root._parameters, *root._buffers)
-        if hasattr(SlimModule, name) or name in module.__dict__
+        if hasattr(SlimModule, name) or name in {*module.__dict__, "_in_spec", "_out_spec"}
     ]
     if taken:
         raise CheckpointError(f"a module or tensor is named {taken[0]!r}, a name that slim modules use")

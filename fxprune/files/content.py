@@ -22,6 +22,8 @@ PLAN, GRAPH, WEIGHTS = "plan.json", "graph.json", "weights.safetensors"
 REPORT, SCORES, INPUTS = "report.json", "scores.safetensors", "inputs.safetensors"
 MEMBERS = (PLAN, GRAPH, REPORT, SCORES, INPUTS, WEIGHTS)
 """All names that members may have."""
+LONGEST_GRAPH = 2**28
+"""Bytes that `graph.json` may have."""
 GRAPH_FIELDS = ("schema", "class", "modules", "tensors", "nodes", "signature", "inputs")
 
 

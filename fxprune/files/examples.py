@@ -63,7 +63,7 @@ def _declared(value: dict[str, Any]) -> Declared:
 
 
 def decode_examples(value: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Inputs:
-    """The inputs that were encoded, their tensors on a device.
+    """The inputs that were encoded, their tensors on a device; objects of classes as `Output`, so that none is made here.
 
     Raises:
         CheckpointError: they are no positional and keyword arguments.
@@ -74,7 +74,7 @@ def decode_examples(value: Mapping[str, Any], tensors: Mapping[str, Tensor], dev
         else decode_value(each, "an example input", _no_node)
         for each in value["leaves"]
     ]
-    spec = decode_structure(value["structure"], "the structure of the example inputs")
+    spec = decode_structure(value["structure"], "the structure of the example inputs", lambda name: None)
     if spec.num_leaves != len(leaves):
         raise CheckpointError(f"there are {len(leaves)} example inputs for {spec.num_leaves} places")
     found = pytree.tree_unflatten(leaves, spec)

@@ -10,10 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, InputError
 from fxprune.files.archive import Archive, reading
 from fxprune.files.build import build_module
-from fxprune.files.content import GRAPH, GRAPH_FIELDS, INPUTS, MEMBERS, PLAN, REPORT, SCHEMA, SCORES, WEIGHTS
+from fxprune.files.content import (
+    GRAPH,
+    GRAPH_FIELDS,
+    INPUTS,
+    LONGEST_GRAPH,
+    MEMBERS,
+    PLAN,
+    REPORT,
+    SCHEMA,
+    SCORES,
+    WEIGHTS,
+)
 from fxprune.files.examples import declared_examples, decode_examples
 from fxprune.files.fitting import check_fit
 from fxprune.files.state import StateEntry, decode_state, restore_tensors
@@ -27,8 +38,6 @@ from fxprune.scores import Scores
 from fxprune.scores_file import LONGEST as LONGEST_SCORES
 from fxprune.scores_file import scores_from_bytes
 from fxprune.slim_module import Provenance, SlimModule
-
-_LONGEST_GRAPH = 2**28
 
 
 def load(path: str | PathLike[str], *, device: str | torch.device = "cpu") -> SlimModule:
@@ -49,10 +58,19 @@ def load(path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Sl
 
     Raises:
         CheckpointError: there is no such file, it is damaged or hostile, or it is of a newer version; says what is wrong.
+        InputError: there is no such device.
     """
-    device = torch.device(device)
+    device = _usable(device)
     with reading(Path(path), MEMBERS) as archive:
         return _load(archive, device)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        msg = f"device={device!r} cannot be used: {str(error).splitlines()[0]}"
+        raise InputError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +98,7 @@ def _load(archive: Archive, device: torch.device) -> SlimModule:
 
 
 def _graph(archive: Archive) -> dict[str, Any]:
-    data = parse(archive.read(GRAPH, longest=_LONGEST_GRAPH), GRAPH, longest=_LONGEST_GRAPH)
+    data = parse(archive.read(GRAPH, longest=LONGEST_GRAPH), GRAPH, longest=LONGEST_GRAPH)
     return fields(upgraded(data, GRAPH, SCHEMA), GRAPH, GRAPH_FIELDS)
 
 

@@ -13,15 +13,16 @@ from torch.fx import GraphModule
 
 from fxprune.errors import CheckpointError, InputError
 from fxprune.files.archive import adding, writing
-from fxprune.files.content import GRAPH, INPUTS, PLAN, REPORT, SCHEMA, SCORES, WEIGHTS, Content
+from fxprune.files.content import GRAPH, INPUTS, LONGEST_GRAPH, PLAN, REPORT, SCHEMA, SCORES, WEIGHTS, Content
 from fxprune.files.examples import encode_examples
-from fxprune.files.graph import encode_graph
-from fxprune.files.modules import encode_modules
+from fxprune.files.graph import decode_graph, encode_graph
+from fxprune.files.modules import decode_modules, encode_modules
 from fxprune.files.names import is_identifier
 from fxprune.files.record import content_of_own, record_of
-from fxprune.files.state import encode_state, named_tensors, transient_names
+from fxprune.files.state import decode_state, encode_state, named_tensors, transient_names
 from fxprune.files.structure import encode_structure
 from fxprune.files.tensors import write_tensors
+from fxprune.plan import LONGEST
 from fxprune.scores_file import scores_to_bytes
 from fxprune.slim_module import SlimModule
 
@@ -56,6 +57,9 @@ def save(model: nn.Module, path: str | PathLike[str], *, scores: bool = True, ex
     """
     content = _content(model, scores=scores, example_inputs=example_inputs)
     graph = json.dumps(content.graph, separators=(",", ":"), allow_nan=False)
+    for name, text, longest in ((PLAN, content.plan, LONGEST), (GRAPH, graph, LONGEST_GRAPH)):
+        if len(text) > longest:
+            raise CheckpointError(f"{name} would have {len(text):,} characters; it may have {longest:,}")
     texts = {PLAN: content.plan, GRAPH: graph, REPORT: content.report, SCORES: content.scores}
     path = Path(path)
     with writing(path, "the model") as archive:
@@ -102,6 +106,7 @@ def content_of_slim(slim: SlimModule, *, scores: bool = True, example_inputs: bo
         "signature": _signature(slim),
         "inputs": examples,
     }
+    _check(graph)
     return Content(
         plan=made.plan.to_json(),
         graph=graph,
@@ -110,6 +115,12 @@ def content_of_slim(slim: SlimModule, *, scores: bool = True, example_inputs: bo
         inputs=inputs,
         tensors=stored_tensors(named, state),
     )
+
+
+def _check(graph: Mapping[str, Any]) -> None:
+    """Whether what is going to be written can be read: limits and names are the reader's."""
+    modules, state = decode_modules(graph["modules"]), decode_state(graph["tensors"])
+    decode_graph(graph["nodes"], {entry.path for entry in modules if entry.spec}, {entry.name for entry in state})
 
 
 def stored_tensors(named: Mapping[str, Tensor], state: list[dict[str, Any]]) -> dict[str, Tensor]:

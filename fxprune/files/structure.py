@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import sys
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -82,41 +83,49 @@ def _is_output(kind: Any) -> bool:
     return issubclass(kind, OrderedDict) and dataclasses.is_dataclass(kind) and kind in pytree.SUPPORTED_NODES
 
 
-def decode_structure(value: Any, what: str) -> TreeSpec:
+def decode_structure(value: Any, what: str, find: Callable[[str], Any] | None = None) -> TreeSpec:
     """The structure that was encoded.
+
+    Args:
+        value: parsed JSON.
+        what: what it is called in errors.
+        find: from the name of a class to the class, or None; those that are there if left out.
 
     Raises:
         CheckpointError: it is none.
     """
     if value is None:
         return _LEAF
+    find = find or _class
     if len(mapping(value, what)) != 1:
         raise CheckpointError(f"{what} has a container of {len(value)} kinds")
     ((kind, content),) = value.items()
     array(content, what, most=_MOST)
     if kind in ("tuple", "list"):
-        parts = [decode_structure(each, what) for each in content]
+        parts = [decode_structure(each, what, find) for each in content]
         return TreeSpec({"tuple": tuple, "list": list}[kind], None, parts)
     if kind in ("dict", "ordered"):
-        keys, parts = _decoded_pairs(content, what)
+        keys, parts = _decoded_pairs(content, what, find)
         return TreeSpec({"dict": dict, "ordered": OrderedDict}[kind], keys, parts)
     if kind in ("named", "output", "data") and len(content) == (3 if kind == "data" else 2):
-        names, parts = _decoded_pairs(content[1], what)
+        names, parts = _decoded_pairs(content[1], what, find)
         absent = texts(content[2], what) if kind == "data" else []
-        return _classified(kind, text(content[0], what), [text(each, what) for each in names], absent, parts)
+        name = text(content[0], what)
+        return _classified(kind, name, find(name), [text(each, what) for each in names], absent, parts)
     raise CheckpointError(f"{what} has a container of the kind {shown(kind)}, which fxprune does not know")
 
 
-def _decoded_pairs(value: Any, what: str) -> tuple[list[Any], list[TreeSpec]]:
+def _decoded_pairs(value: Any, what: str, find: Callable[[str], Any]) -> tuple[list[Any], list[TreeSpec]]:
     pairs = [pair(each, what) for each in array(value, what, most=_MOST)]
     keys = [text(key, what) if isinstance(key, str) else integer(key, what) for key, _ in pairs]
     if len(set(keys)) < len(keys):
         raise CheckpointError(f"{what} has a key twice")
-    return keys, [decode_structure(part, what) for _, part in pairs]
+    return keys, [decode_structure(part, what, find) for _, part in pairs]
 
 
-def _classified(kind: str, name: str, names: list[str], absent: list[str], parts: list[TreeSpec]) -> TreeSpec:
-    found = _class(name)
+def _classified(
+    kind: str, name: str, found: Any, names: list[str], absent: list[str], parts: list[TreeSpec]
+) -> TreeSpec:
     if kind == "named":
         fitting = isinstance(found, type) and issubclass(found, tuple) and getattr(found, "_fields", None) == (*names,)
         return TreeSpec(_NAMED, found, parts) if fitting else TreeSpec(tuple, None, parts)

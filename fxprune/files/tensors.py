@@ -211,7 +211,7 @@ def read_tensors(file: IO[bytes], size: int, declared: Iterable[Declared], what:
 
 
 def _read(file: IO[bytes], declared: Declared, what: str) -> Tensor:
-    made = torch.empty(declared.size, dtype=torch.uint8)
+    made = torch.empty(declared.size, dtype=torch.uint8, device="cpu")
     content, start = memoryview(made.numpy()), 0  # type: ignore[arg-type]
     for count in _counts(declared.size):
         content[start : start + count] = _exactly(file, count, what)

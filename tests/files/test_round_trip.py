@@ -180,7 +180,14 @@ def test_a_class_that_is_not_there_becomes_fields(tmp_path: Path) -> None:
         _ = found.other
 
 
-def test_onnx_and_another_device(tmp_path: Path) -> None:
+def test_every_module_that_the_rewrite_makes_can_be_saved() -> None:
+    from fxprune.files.modules import KINDS
+    from fxprune.passes.module_table import FUNCTIONS
+
+    assert {kind.__name__ for kind, _ in FUNCTIONS} <= KINDS.keys()
+
+
+def test_another_device(tmp_path: Path) -> None:
     slim, _, inputs = compiled("nested")
     fxprune.save(slim, tmp_path / "slim.fxprune")
     moved = fxprune.load(tmp_path / "slim.fxprune", device="meta")
@@ -188,6 +195,8 @@ def test_onnx_and_another_device(tmp_path: Path) -> None:
     (args, kwargs) = moved.example_inputs
     assert {each.device.type for each in tree_flatten(moved(*args, **kwargs))[0] if each is not None} == {"meta"}
     assert inputs
+    with pytest.raises(fxprune.InputError, match="device='nowhere' cannot be used"):
+        fxprune.load(tmp_path / "slim.fxprune", device="nowhere")
 
 
 def test_what_no_file_can_hold_is_said(tmp_path: Path) -> None:
