@@ -97,7 +97,7 @@ def _kind(path: str, module: nn.Module, spec: ModuleSpec | None) -> dict[str, An
         raise CheckpointError(msg)
     if spec is None:
         return {}
-    if set(spec.settings) != KINDS.get(spec.kind):
+    if frozenset(spec.settings) != KINDS.get(spec.kind):
         raise CheckpointError(f"{path} is a {spec.kind} of settings that files do not have: {', '.join(spec.settings)}")
     settings = {name: encode_value(_current(module, name, value), {}) for name, value in spec.settings.items()}
     return {"kind": spec.kind, "settings": settings}
