@@ -21,6 +21,7 @@ from fxprune.errors import (
     RewriteError,
     VerificationError,
 )
+from fxprune.files import load, restore, save
 from fxprune.front import Front, Point
 from fxprune.grid import Grid
 from fxprune.hidden_states import hidden_state_loss
@@ -72,9 +73,12 @@ __all__ = [
     "distillation_loss",
     "hidden_state_loss",
     "iterate",
+    "load",
     "lower",
     "profile",
+    "restore",
     "rewritten",
     "rule",
+    "save",
     "sweep",
 ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,8 @@ from fxprune.errors import CheckpointError
 from fxprune.groups import Group
 from fxprune.program import Program
 from fxprune.propagate import Propagation
+from fxprune.safe_json import Upgrade, integer, number, parse, shown, upgraded
+from fxprune.safe_json import text as text_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 Indices: TypeAlias = list[int] | list[list[int]]
 
 SCHEMA = 1
+UPGRADES: Mapping[int, Upgrade] = {}
+"""Older schema -> function from its data to the next one's."""
+LONGEST = 2**28
+"""Bytes that a plan in a file may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Plan:
         """
         for name, (kept, size) in self.widths.items():
             if not (_is_count(kept) and _is_count(size) and 0 < kept <= size):
-                msg = f"the plan keeps {kept!r} of {size!r} indices of group {name!r}"
+                msg = f"the plan keeps {shown(kept)} of {shown(size)} indices of group {name!r}"
                 raise CheckpointError(msg)
         for name, indices in self.kept.items():
             _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
@@ -103,21 +110,17 @@ class Plan:
         return json.dumps(data, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str | bytes) -> Plan:
         """Read a plan back.
 
         Raises:
             CheckpointError: the text is no plan, or of a schema that this version does not know.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
-            schema = data["schema"]
-        except (ValueError, KeyError, TypeError) as error:
-            msg = f"this is no fxprune plan: {type(error).__name__}: {error}"
+            data = upgraded(parse(text, "the plan", longest=LONGEST), "the plan", SCHEMA, UPGRADES)
+        except CheckpointError as error:
+            msg = f"this is no fxprune plan: {error}"
             raise CheckpointError(msg) from error
-        if schema != SCHEMA:
-            msg = f"the plan has schema {schema!r}; this version of fxprune reads schema {SCHEMA}. Update fxprune"
-            raise CheckpointError(msg)
         unknown = sorted(set(data) - _FIELDS)
         if unknown:
             msg = f"the plan has unknown fields: {', '.join(map(repr, unknown))}"
@@ -126,26 +129,61 @@ class Plan:
             return cls(
                 kept=data["kept"],
                 slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
-                widths={name: (pair[0], pair[1]) for name, pair in data["widths"].items()},
+                widths={name: _pair(each) for name, each in data["widths"].items()},
                 ignore=tuple(_list(data["ignore"])),
                 dropped=tuple(_list(data["dropped"])),
-                budget=dict(data["budget"]),
+                budget={metric: _amount(each) for metric, each in data["budget"].items()},
                 scorer=data["scorer"],
                 search=data["search"],
                 seed=data["seed"],
-                signature={name: (tuple(shape), dtype) for name, (shape, dtype) in data["signature"].items()},
-                versions=data["versions"],
+                signature={name: _described(*_pair(each)) for name, each in data["signature"].items()},
+                versions={name: text_of(each, "a version") for name, each in data["versions"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
             raise CheckpointError(msg) from error
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the plan to a file (JSON), which appears whole or not at all.
+
+        Raises:
+            CheckpointError: there can be no such file.
+        """
+        from fxprune.files.plan_file import save_plan
+
+        save_plan(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Plan:
+        """Read the plan of a file: of one that `save` wrote, or of a whole slim model (`fxprune.save`).
+
+        Raises:
+            CheckpointError: there is no such file, or it holds no plan.
+        """
+        from fxprune.files.plan_file import load_plan
+
+        return load_plan(path)
+
 
 def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
-        msg = f"expected a list, found {value!r}"
+        msg = f"expected a list, found {shown(value)}"
         raise TypeError(msg)
     return value
+
+
+def _pair(value: object) -> tuple[Any, Any]:
+    first, second = _list(value)
+    return first, second
+
+
+def _amount(value: object) -> str | float:
+    return value if isinstance(value, str) else number(value, "the budget")
+
+
+def _described(shape: object, dtype: object) -> tuple[tuple[int, ...], str]:
+    """Shape and type of a tensor of the original."""
+    return tuple(integer(size, "a size", least=0) for size in _list(shape)), text_of(dtype, "a type")
 
 
 _FIELDS = {

@@ -16,11 +16,17 @@ from fxprune.axes import Pin, leaves
 from fxprune.blocks import Block
 from fxprune.budget import Budget, format_amount
 from fxprune.patterns import fold
+from fxprune.plain import from_plain
+from fxprune.safe_json import parse
 from fxprune.scores import Scores
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+
+
+LONGEST = 2**26
+"""Bytes that a report in a file may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,15 @@ class Report:
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Report:
+        """Read a report back.
+
+        Raises:
+            CheckpointError: the text is no report.
+        """
+        return from_plain(cls, parse(text, "the report", longest=LONGEST), "the report")
 
     def __rich__(self) -> RenderableType:
         """Tables for a terminal."""

@@ -9,6 +9,7 @@ search.<method>     int64 [1]: the search method that suits the scores, where th
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,11 +21,14 @@ import numpy as np
 import torch
 
 from fxprune.errors import BackendError, CheckpointError
+from fxprune.safe_json import parse, upgraded
 from fxprune.scores import Curve, Scores
 from fxprune.version import __version__
 
 HEADER = "fxprune"
 SCHEMA = 1
+LONGEST = 2**31
+"""Bytes that a file of scores may have."""
 
 
 def save_scores(scores: Scores, path: str | PathLike[str]) -> None:
@@ -33,9 +37,19 @@ def save_scores(scores: Scores, path: str | PathLike[str]) -> None:
     Raises:
         CheckpointError: there can be no such file.
     """
-    from safetensors.numpy import save
-
     from fxprune.backends.atomic import replacing
+
+    try:
+        with replacing(Path(path)) as made:
+            made.write_bytes(scores_to_bytes(scores))
+    except (BackendError, OSError) as error:
+        msg = f"the scores cannot be saved: {error}"
+        raise CheckpointError(msg) from None
+
+
+def scores_to_bytes(scores: Scores) -> bytes:
+    """What a file of scores holds."""
+    from safetensors.numpy import save
 
     header = {
         "schema": SCHEMA,
@@ -43,13 +57,7 @@ def save_scores(scores: Scores, path: str | PathLike[str]) -> None:
         "signature": {name: [list(shape), dtype] for name, (shape, dtype) in scores.signature.items()},
         "versions": {"fxprune": __version__, "torch": str(torch.__version__)},
     }
-    content = save(arrays_of(scores), {HEADER: json.dumps(header)})
-    try:
-        with replacing(Path(path)) as made:
-            made.write_bytes(content)
-    except BackendError as error:
-        msg = f"the scores cannot be saved: {error}"
-        raise CheckpointError(msg) from None
+    return save(arrays_of(scores), {HEADER: json.dumps(header)})
 
 
 def load_scores(path: str | PathLike[str]) -> Scores:
@@ -58,42 +66,51 @@ def load_scores(path: str | PathLike[str]) -> Scores:
     Raises:
         CheckpointError: there is no such file, or it does not hold scores.
     """
+    from fxprune.files.archive import read_file
+
     try:
-        header, arrays = _read(Path(path))
-        scores = scores_of(header["scorer"], arrays)
-        signature = {name: _shape_and_type(each) for name, each in header["signature"].items()}
+        return scores_from_bytes(read_file(Path(path), longest=LONGEST))
     except CheckpointError as error:
         msg = f"{path} does not hold scores: {error}"
         raise CheckpointError(msg) from error
+
+
+def scores_from_bytes(content: bytes) -> Scores:
+    """The scores of which a file has these bytes.
+
+    Raises:
+        CheckpointError: they do not hold scores.
+    """
+    try:
+        header, arrays = _read(content)
+        scores = scores_of(header["scorer"], arrays)
+        signature = {name: _shape_and_type(each) for name, each in header["signature"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        msg = f"{path} does not hold scores: {type(error).__name__}: {error}"
+        msg = f"{type(error).__name__}: {error}"
         raise CheckpointError(msg) from error
     return replace(scores, signature=signature)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
-    from safetensors import SafetensorError, safe_open
+def _read(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    if not path.is_file():
-        msg = "there is no such file"
-        raise CheckpointError(msg)
+    from fxprune.files.tensors import read_header
+
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if HEADER not in metadata:
-                msg = "it is a safetensors file of something else"
-                raise CheckpointError(msg)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError) as error:
+        metadata = read_header(io.BytesIO(content), len(content), "the file").metadata
+        arrays = load(content)
+    except (CheckpointError, SafetensorError) as error:
         msg = f"it cannot be read as a safetensors file: {error}"
         raise CheckpointError(msg) from error
-    return _checked(json.loads(metadata[HEADER])), arrays
+    if HEADER not in metadata:
+        msg = "it is a safetensors file of something else"
+        raise CheckpointError(msg)
+    return _checked(parse(metadata[HEADER], "its header", longest=LONGEST)), arrays
 
 
 def _checked(header: dict[str, Any]) -> dict[str, Any]:
-    if header["schema"] != SCHEMA:
-        msg = f"it has schema {header['schema']!r}, and this version of fxprune reads {SCHEMA}; update fxprune"
-        raise CheckpointError(msg)
+    header = upgraded(header, "it", SCHEMA)
     if header.keys() != {"schema", "scorer", "signature", "versions"} or not isinstance(header["scorer"], str):
         msg = f"its header has the fields {sorted(header)}"
         raise CheckpointError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxprune.errors import InputError
 from fxprune.passes.raising import ModuleSpec, raise_modules
 from fxprune.passes.slim import SlimGraph
 from fxprune.plan import Plan
@@ -32,7 +34,7 @@ class Provenance:
     scores: Scores | None
     report: Report | None
     specs: Mapping[str, ModuleSpec]
-    example_inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    example_inputs: tuple[tuple[Any, ...], dict[str, Any]] | None
 
 
 class SlimModule(GraphModule):
@@ -47,6 +49,9 @@ class SlimModule(GraphModule):
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
             copied = super().__deepcopy__(memo)
         assert isinstance(copied, SlimModule)
+        type(copied).__name__ = type(self).__name__  # every instance has a class of its own
+        for name in _TREE:  # GraphModule keeps only what the graph calls, in containers of its own
+            setattr(copied, name, copy.deepcopy(self.__dict__[name], memo))
         return copied
 
     @property
@@ -67,12 +72,17 @@ class SlimModule(GraphModule):
     @property
     def report(self) -> Report:
         """Before and after, and per group what went and why; `print` it, or take its `to_json()`."""
-        assert self._provenance.report is not None
+        if self._provenance.report is None:
+            msg = "this slim module has no report: it was made from a plan; `.plan` has the decision"
+            raise InputError(msg)
         return self._provenance.report
 
     @property
     def example_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword example inputs that the model was compiled with."""
+        if self._provenance.example_inputs is None:
+            msg = "this slim module was saved without example inputs: pass example_inputs="
+            raise InputError(msg)
         return self._provenance.example_inputs
 
 
@@ -110,13 +120,13 @@ def build_module(
     specs = raise_modules(graph, program, tensors)
     root = _module_tree(program, specs)
     for name, tensor in tensors.items():
-        _set_tensor(root, name, tensor, persistent=name not in program.transient)
+        set_tensor(root, name, tensor, persistent=name not in program.transient)
     for name, constant in constants.items():
-        _set_tensor(root, name, constant, persistent=False)
+        set_tensor(root, name, constant, persistent=False)
     for name, each in extra.items():
         root.add_module(name, each)
     module = kind(root, graph, class_name=class_name)
-    _adopt(module, root)
+    adopt(module, root)
     _give_signature(module, program)
     for path, child in module.named_modules():
         child.training = program.training.get(path, program.training[""])
@@ -159,18 +169,19 @@ def _module_tree(program: Program, specs: Mapping[str, ModuleSpec]) -> nn.Module
         if path in program.module_aliases:
             made = root.get_submodule(program.module_aliases[path])
         else:
-            made = _build(specs[path]) if path in specs else nn.Module()
+            made = build_meta(specs[path]) if path in specs else nn.Module()
         root.get_submodule(parent).add_module(name, made)
     return root
 
 
-def _build(spec: ModuleSpec) -> nn.Module:
+def build_meta(spec: ModuleSpec) -> nn.Module:
     """The module with no memory behind its tensors, which are set next."""
     with torch.device("meta"):
         return spec.build()
 
 
-def _set_tensor(root: nn.Module, name: str, tensor: Tensor | nn.Module, *, persistent: bool) -> None:
+def set_tensor(root: nn.Module, name: str, tensor: Tensor | nn.Module, *, persistent: bool) -> None:
+    """Put a parameter or buffer in its place below a root."""
     path, _, own = name.rpartition(".")
     module = root.get_submodule(path)
     if isinstance(tensor, nn.Module):  # the graph of a region that could not be inlined
@@ -181,9 +192,11 @@ def _set_tensor(root: nn.Module, name: str, tensor: Tensor | nn.Module, *, persi
         module.register_buffer(own, tensor, persistent=persistent)
 
 
-def _adopt(module: GraphModule, root: nn.Module) -> None:
+def adopt(module: GraphModule, root: nn.Module) -> None:
     """Take over all of the tree: GraphModule itself copies only what its graph calls, in the order of the calls."""
-    module._modules = root._modules
-    module._parameters = root._parameters
-    module._buffers = root._buffers
-    module._non_persistent_buffers_set = root._non_persistent_buffers_set
+    for name in _TREE:
+        setattr(module, name, root.__dict__[name])
+
+
+_TREE = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+"""What a module has of its own: submodules, parameters, buffers."""

@@ -199,6 +199,9 @@ class _Application:
         note = update_config(self.model, base)
         if note is not None:
             warnings.warn(note, stacklevel=3)
+        from fxprune.files.making import remember_making  # which imports this
+
+        remember_making(base, self.slim)
         return base
 
     def _copy(self) -> nn.Module:

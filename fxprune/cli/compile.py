@@ -1,4 +1,4 @@
-"""`fxprune compile`: prune a model to a budget and write the result to a folder."""
+"""`fxprune compile`: prune a model to a budget and write the result to a file or a folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fxprune.cli.options import (
     summary,
 )
 from fxprune.cli.output import make_folder, show, write_slim
+from fxprune.files import save
 
 
 def add(subparsers: Subparsers) -> None:
@@ -27,6 +28,7 @@ def add(subparsers: Subparsers) -> None:
     group.add_argument(
         "--out", type=Path, metavar="DIR", help="write plan.json, report.txt, report.json and weights.safetensors here"
     )
+    group.add_argument("-o", "--save", type=Path, metavar="FILE", help="write the slim model to one file, slim.fxprune")
     group.add_argument("--onnx", action="store_true", help="write model.onnx there too")
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -37,11 +39,15 @@ def run(options: argparse.Namespace) -> None:
         options.usage_error("--onnx needs --out")
     if options.out is not None:
         make_folder(options.out)
-    if options.save_scores is not None:
-        make_folder(options.save_scores.parent)
+    for path in (options.save, options.save_scores):
+        if path is not None:
+            make_folder(path.parent)
     model, inputs = model_and_inputs(options)
     slim = prune(model, inputs, options)
     show(slim.report)
+    if options.save is not None:
+        save(slim, options.save)
+        print(f"wrote {options.save}")
     if options.save_scores is not None and slim.scores is not None:
         slim.scores.save(options.save_scores)
         print(f"wrote {options.save_scores}")
