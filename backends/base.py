@@ -7,7 +7,7 @@ backend by its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,8 @@ class Runner(Protocol):
 class Backend(Protocol):
     """What fxprune asks of a backend.
 
+    One that can write files which cannot be run here has a method `runnable()` too, which says so as `available` does.
+
     Each backend has options of its own beyond the arguments that the docstrings show, all by keyword; the methods are
     declared with arguments of any kind. `example_inputs` is the pair `(args, kwargs)`.
     """
@@ -122,6 +124,12 @@ class Backend(Protocol):
 
     def measure(self, *args: Any, **options: Any) -> Latency:
         """`measure(module, *, example_inputs, timing=DEFAULT_TIMING, **options)`: latency on the example inputs."""
+
+
+def why_not_runnable(backend: Backend) -> str | None:
+    """None if `backend` can run modules here, else one line that says what is missing."""
+    ask: Callable[[], str | None] = getattr(backend, "runnable", backend.available)
+    return ask()
 
 
 def measure_module(

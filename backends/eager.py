@@ -1,6 +1,8 @@
 """PyTorch itself as a backend: nothing is lowered, the module is run and measured as it is.
 
-It runs in inference mode with every sub-module in eval mode. On a CUDA device time is taken between events.
+It runs in inference mode with every sub-module in eval mode. On a CUDA device time is taken between events, and
+`cuda_graph=True` records a call's kernels once and launches them together, so that what Python and PyTorch do between
+kernels does not count.
 """
 
 from __future__ import annotations
@@ -24,9 +26,15 @@ from fxprune.inputs import Inputs, device_of
 
 @dataclass(frozen=True, slots=True)
 class EagerRunner:
-    """A module on its device. It has to be in eval mode for as long as this is used (`evaluating`)."""
+    """A module on its device. It has to be in eval mode for as long as this is used (`evaluating`).
+
+    Attributes:
+        module: what runs.
+        cuda_graph: whether bound calls replay a CUDA graph.
+    """
 
     module: nn.Module
+    cuda_graph: bool = False
 
     @property
     def device(self) -> str:
@@ -51,7 +59,7 @@ class EagerRunner:
             with torch.inference_mode():
                 return self.module(*inputs, **kwinputs)
 
-        return call
+        return _recorded(call, device_of(self.module)) if self.cuda_graph else call
 
     def run(self, *inputs: Any, **kwinputs: Any) -> list[Tensor]:
         """The tensors of the module's output, flattened."""
@@ -85,15 +93,47 @@ class EagerBackend:
         _refuse()
 
     @contextmanager
-    def prepared(self, module: nn.Module, *, example_inputs: Inputs, **options: Any) -> Iterator[Runner]:
-        """`module` itself, in eval mode while the context lasts; `verify` and other options mean nothing here."""
-        del example_inputs, options
-        with evaluating(module):
-            yield EagerRunner(module)
+    def prepared(
+        self, module: nn.Module, *, example_inputs: Inputs, verify: bool = True, cuda_graph: bool = False
+    ) -> Iterator[Runner]:
+        """`module` itself, in eval mode while the context lasts; there is nothing to verify.
 
-    def measure(self, module: nn.Module, *, example_inputs: Inputs, timing: Timing = DEFAULT_TIMING) -> Latency:
-        """Latency of `module` on the example inputs, on the device where both are."""
-        return measure_module(self, module, example_inputs=example_inputs, timing=timing)
+        Raises:
+            BackendError: `cuda_graph` is asked for and the module is not on a CUDA device.
+        """
+        del example_inputs, verify
+        if cuda_graph and device_of(module).type != "cuda":
+            raise BackendError(f"cuda_graph=True needs the module on a CUDA device, and it is on {device_of(module)}")
+        with evaluating(module):
+            yield EagerRunner(module, cuda_graph)
+
+    def measure(
+        self, module: nn.Module, *, example_inputs: Inputs, timing: Timing = DEFAULT_TIMING, **options: Any
+    ) -> Latency:
+        """Latency of `module` on the example inputs, on the device where both are; options are those of `prepared`."""
+        return measure_module(self, module, example_inputs=example_inputs, timing=timing, **options)
+
+
+def _recorded(call: Call, device: torch.device) -> Call:
+    """`call` as a CUDA graph, after the warm-up on a stream of its own that capture asks for."""
+    new_graph: Any = torch.cuda.CUDAGraph  # PyTorch leaves these without annotations
+    capturing: Any = torch.cuda.graph
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = new_graph()
+        with capturing(graph):
+            outputs = call()
+
+    def replay() -> object:
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 @contextmanager

@@ -73,6 +73,7 @@ class Latency:
         low_s: lower end of the median's 95 % interval in seconds.
         high_s: upper end of it in seconds.
         samples: number of timed calls.
+        deciles_s: lowest and highest decile of a call's duration in seconds: the spread of single calls.
         settled: whether the interval became as narrow as asked before the budget ended.
         throughput: items a second (batch size / median); None where the batch size is unknown.
         device: what it ran on, in words.
@@ -90,6 +91,7 @@ class Latency:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     speedup: Interval | None = None
+    deciles_s: tuple[float, float] | None = None
 
     @property
     def interval(self) -> Interval:
@@ -201,6 +203,7 @@ def _latency(
 ) -> Latency:
     """Summary of one column of `seconds` [rounds, callables]."""
     interval = median_interval(seconds[:, column])
+    low, high = np.quantile(seconds[:, column], (0.1, 0.9)).tolist()
     return Latency(
         median_s=interval.median,
         low_s=interval.low,
@@ -209,6 +212,7 @@ def _latency(
         settled=interval.relative_width <= timing.relative_width,
         throughput=None if batch_size is None else batch_size / interval.median,
         speedup=None if seconds.shape[1] == 1 else median_interval(seconds[:, 0] / seconds[:, column]),
+        deciles_s=(low, high),
         **details,
     )
 

@@ -126,11 +126,11 @@ def write_onnx(
     _require_packages(verify=open_runner is not None)
     with evaluating(module), replacing(path) as staged:
         exported = export_program(module, example_inputs, dynamic_batch=dynamic_batch, opset=opset)
-        _save(exported, staged)
+        save_model(exported.program.model, staged)
         error = None
         if open_runner is not None:
             sizes = _batch_sizes(example_inputs, exported)
-            error = _largest_error(module, open_runner(staged), example_inputs, sizes, tolerance, path)
+            error = largest_error(module, open_runner(staged), example_inputs, sizes, tolerance, path)
         size = sum(file.stat().st_size for file in staged.parent.iterdir())
     graph = exported.program.model.graph
     return Artifact(
@@ -154,12 +154,15 @@ def _require_packages(*, verify: bool) -> None:
         raise BackendError(reason)
 
 
-def _save(exported: Exported, path: Path) -> None:
-    """Write the model to `path`, large weights beside it, and check it."""
+def save_model(model: Any, path: Path) -> None:
+    """Write an `onnx_ir.Model` to `path`, large weights beside it, and check it.
+
+    Raises:
+        BackendError: `onnx.checker` refuses it.
+    """
     import onnx
     import onnx_ir
 
-    model = exported.program.model
     weights = (value.const_value for value in model.graph.initializers.values())
     size = sum(weight.nbytes for weight in weights if weight is not None)
     onnx_ir.save(model, path, external_data=companion_name(path) if size > EXTERNAL_BYTES else None)
@@ -167,7 +170,7 @@ def _save(exported: Exported, path: Path) -> None:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         message = " ".join(str(error).split())
-        raise BackendError(f"PyTorch's exporter wrote a model that onnx.checker refuses: {message}") from error
+        raise BackendError(f"the exported model is refused by onnx.checker: {message}") from error
 
 
 def _batch_sizes(inputs: Inputs, exported: Exported) -> tuple[int, ...]:
@@ -176,7 +179,7 @@ def _batch_sizes(inputs: Inputs, exported: Exported) -> tuple[int, ...]:
     return (size, size + 1) if exported.dynamic_batch else (size,)
 
 
-def _largest_error(
+def largest_error(
     module: nn.Module,
     runner: Runner,
     inputs: Inputs,
@@ -184,7 +187,11 @@ def _largest_error(
     tolerance: float | None,
     path: Path,
 ) -> float:
-    """Largest relative error between `module` and `runner` over all outputs and batch sizes."""
+    """Largest relative error between `module`, in eval mode, and `runner` over all outputs and batch sizes.
+
+    Raises:
+        VerificationError: it is more than the tolerance, or an output differs in shape or type.
+    """
     errors = []
     for size in sizes:
         resized = resize_batch(inputs, size)

@@ -3,7 +3,7 @@
 The batch dimension is made dynamic where three things agree: the module itself runs on another batch size, the
 exporter accepts a dynamic dimension, and the exported graph has kept it (the exporter fixes a size without complaint
 if the module depends on it). Otherwise the graph is exported with the sizes of the example inputs, and a note says
-why. A batch of one is exported as a batch of two, since code often treats a size of one specially.
+why.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ShapesCollection
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from fxprune.backends.eager import EagerRunner
-from fxprune.backends.examples import batch_size_of, batch_tensors, cloned, resize_batch
+from fxprune.backends.dynamic import BATCH, DEPENDS, batch_shapes, traceable, why_fixed
+from fxprune.backends.examples import batch_size_of, cloned
 from fxprune.backends.onnx_operations import translations
 from fxprune.backends.onnx_trace import trace_program
 from fxprune.errors import BackendError
@@ -33,7 +32,6 @@ from fxprune.inputs import Inputs
 INPUT_PATHS = "fxprune.inputs"
 """Metadata key: JSON object from an ONNX input's name to its place in `(args, kwargs)`, such as `[1]['mask']`."""
 
-BATCH = "batch"
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._export", "onnxscript", "onnx_ir")
 # Constant outputs and older opsets are as asked for; dynamic sizes are named here, not by the exporter.
 _HARMLESS = (
@@ -80,22 +78,16 @@ def export_program(module: nn.Module, inputs: Inputs, *, dynamic_batch: bool, op
 
 def _export_dynamic(module: nn.Module, inputs: Inputs, opset: int | None) -> Exported | str:
     """The export with a dynamic batch dimension, or why there is none."""
-    size = batch_size_of(inputs)
-    if not size:
-        return "no input has a batch dimension"
+    reason = why_fixed(module, inputs)
+    if reason is not None:
+        return reason
     try:
-        args, kwargs = cloned(resize_batch(inputs, size + 1))
-        EagerRunner(module).run(*args, **kwargs)
-    except Exception as error:
-        # Any exception of the user's own code says the same: another batch size does not work.
-        return f"the module does not run with {size + 1} samples ({_first_line(error)})"
-    try:
-        exported = _export(module, resize_batch(inputs, max(size, 2)), opset, dynamic=True)
+        exported = _export(module, traceable(inputs), opset, dynamic=True)
     except BackendError as error:
         if "Constraints violated" in str(error):
-            return "the module's computation depends on its value"
+            return DEPENDS
         return f"export with a dynamic batch size failed ({error})"
-    return exported if exported.dynamic_batch else "the module's computation depends on its value"
+    return exported if exported.dynamic_batch else DEPENDS
 
 
 def _export(module: nn.Module, inputs: Inputs, opset: int | None, *, dynamic: bool) -> Exported:
@@ -107,7 +99,7 @@ def _export(module: nn.Module, inputs: Inputs, opset: int | None, *, dynamic: bo
     args, kwargs = cloned(inputs)
     with _heard() as messages:
         try:
-            shapes = _dynamic_shapes(module, (args, kwargs)) if dynamic else None
+            shapes = batch_shapes(module, (args, kwargs)) if dynamic else None
             traced = trace_program(module, args, kwargs, shapes)
             program = torch.onnx.export(
                 traced, dynamo=True, opset_version=opset, custom_translation_table=translations(), verbose=False
@@ -117,16 +109,6 @@ def _export(module: nn.Module, inputs: Inputs, opset: int | None, *, dynamic: bo
             raise BackendError(_explain(error)) from error
     assert program is not None
     return Exported(program, tuple(messages))
-
-
-def _dynamic_shapes(module: nn.Module, inputs: Inputs) -> Any:
-    """One shared dynamic dimension for all tensors that carry the batch, in the exporter's own form."""
-    batch = Dim(BATCH)
-    new_collection: Callable[..., Any] = ShapesCollection  # PyTorch leaves its methods without annotations
-    shapes = new_collection()
-    for tensor in batch_tensors(inputs):
-        shapes[tensor] = {0: batch}
-    return shapes.dynamic_shapes(module, *inputs)
 
 
 def _finished(exported: Exported, opset: int | None) -> Exported:

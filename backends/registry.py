@@ -21,6 +21,8 @@ BUILT_IN = (
     EntryPoint("eager", "fxprune.backends.eager:EagerBackend", GROUP),
     EntryPoint("onnx", "fxprune.backends.onnx:OnnxBackend", GROUP),
     EntryPoint("onnxruntime", "fxprune.backends.onnxruntime:OnnxRuntimeBackend", GROUP),
+    EntryPoint("inductor", "fxprune.backends.inductor:InductorBackend", GROUP),
+    EntryPoint("tensorrt", "fxprune.backends.tensorrt:TensorRtBackend", GROUP),
 )
 
 

@@ -1,9 +1,7 @@
 """ONNX Runtime sessions that take and give torch tensors.
 
 Tensors are bound by address and come back by DLPack, so nothing is copied on the way where both sides are on one
-device, and bfloat16, which NumPy does not have, works. Inputs are matched by their place in the module's arguments,
-which fxprune writes into the file's metadata; in files from elsewhere positional inputs go by order and keyword inputs
-by name.
+device, and bfloat16, which NumPy does not have, works. `fxprune.backends.feeding` says which input a tensor goes to.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from fxprune.backends.feeding import place_tensors
 from fxprune.backends.machine import describe_device, versions_of
 from fxprune.backends.measure import Call, Clock, wall_clock
 from fxprune.backends.onnx_export import INPUT_PATHS
@@ -116,20 +114,11 @@ class OnnxRuntimeRunner:
         """Contiguous tensors on the session's device by input name."""
         expected = {item.name: item for item in self.session.get_inputs()}
         places = json.loads(self.session.get_modelmeta().custom_metadata_map.get(INPUT_PATHS, "{}"))
-        names = {path: name for name, path in places.items()} or _places_by_order(list(expected))
-        feeds: dict[str, Tensor] = {}
-        for key_path, leaf in pytree.tree_flatten_with_path((inputs, kwinputs))[0]:
-            if not isinstance(leaf, Tensor):
-                continue  # constants of the example inputs are part of the graph
-            path = pytree.keystr(key_path)
-            name = names.get(path, path.removeprefix("[1]['").removesuffix("']"))
-            if name not in expected:
-                raise BackendError(f"the file has no input for argument {path}; {_signature(expected)}")
-            feeds[name] = _fitting(leaf, expected[name]).to(self.torch_device).contiguous()
-        if feeds.keys() != expected.keys():
-            absent = ", ".join(expected.keys() - feeds.keys())
-            raise BackendError(f"input {absent} is missing; {_signature(expected)}")
-        return feeds
+        taken = {name: f"{item.type} {list(item.shape)}" for name, item in expected.items()}
+        placed = place_tensors(taken, places, inputs, kwinputs)
+        return {
+            name: _fitting(tensor, expected[name]).to(self.torch_device).contiguous() for name, tensor in placed.items()
+        }
 
 
 def open_session(
@@ -190,22 +179,12 @@ def _why_not_opened(error: Exception, path: Path, device: torch.device) -> str:
     return message
 
 
-def _places_by_order(names: list[str]) -> dict[str, str]:
-    """Places of positional arguments, for files without fxprune's metadata."""
-    return {f"[0][{index}]": name for index, name in enumerate(names)}
-
-
 def _fitting(tensor: Tensor, expected: Any) -> Tensor:
     """`tensor`, if it has the dtype of the session's input `expected`."""
     _, name = _ELEMENT_TYPES.get(tensor.dtype, (0, str(tensor.dtype)))
     if expected.type != f"tensor({name})":
         raise BackendError(f"input {expected.name!r} is {tensor.dtype}, the file wants {expected.type}")
-    return tensor.detach()
-
-
-def _signature(expected: Mapping[str, Any]) -> str:
-    """What the file takes, in words."""
-    return "it takes " + ", ".join(f"{item.name}: {item.type} {list(item.shape)}" for item in expected.values())
+    return tensor
 
 
 def _tensor(value: Any) -> Tensor:

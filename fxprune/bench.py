@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.backends.base import Backend, Runner
+from fxprune.backends.base import Backend, Runner, why_not_runnable
 from fxprune.backends.examples import batch_size_of, example_inputs_of, resize_batch
 from fxprune.backends.intervals import Interval
 from fxprune.backends.measure import DEFAULT_TIMING, Latency, Timing, measure_side_by_side
@@ -88,6 +88,7 @@ def bench(
     timing: Timing = DEFAULT_TIMING,
     threads: int | None = None,
     verify: bool = True,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> BenchTable:
     """Measure the latency of modules in eval mode.
 
@@ -100,6 +101,8 @@ def bench(
         timing: how long to measure each module: width of the interval to reach, and time budget.
         threads: CPU threads for all backends; None takes PyTorch's setting.
         verify: compare what lowered modules compute with PyTorch before measuring them.
+        options: options of backends, by a backend's name: `{"tensorrt": {"precision": "fp16"}, "eager": {"cuda_graph":
+            True}}`.
 
     Returns:
         A table that prints itself: median, 95 % interval, throughput, speed-up.
@@ -119,17 +122,20 @@ def bench(
         raise InputError("there are no modules to measure: pass a module, or a dict of modules by name")
     inputs = example_inputs_of(*named.values(), given=example_inputs)
     usable, skipped = _usable(backends)
+    idle = set(options or {}) - {*skipped, *(backend.name for backend in usable)}
+    if idle:
+        raise InputError(f"options= speaks of {', '.join(sorted(idle))}, which is not among the backends")
     rows: list[BenchRow] = []
     with _threads(threads):
         for resized in _resized(inputs, batch_sizes):
-            rows += _rows_at(named, usable, resized, timing, verify=verify)
+            rows += _rows_at(named, usable, resized, timing, verify=verify, options=options or {})
     return BenchTable(tuple(rows), skipped)
 
 
 def _usable(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
     """The backends that can be used, and why the others cannot."""
     names = [names] if isinstance(names, str) else list(names)
-    reasons = {name: get_backend(name).available() for name in names}
+    reasons = {name: why_not_runnable(get_backend(name)) for name in names}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     usable = [get_backend(name) for name in reasons if name not in skipped]
     if not usable:
@@ -151,10 +157,19 @@ def _resized(inputs: Inputs, batch_sizes: Sequence[int] | None) -> list[Inputs]:
 
 
 def _rows_at(
-    modules: Mapping[str, nn.Module], backends: Sequence[Backend], inputs: Inputs, timing: Timing, *, verify: bool
+    modules: Mapping[str, nn.Module],
+    backends: Sequence[Backend],
+    inputs: Inputs,
+    timing: Timing,
+    *,
+    verify: bool,
+    options: Mapping[str, Mapping[str, Any]],
 ) -> list[BenchRow]:
     """Rows of all backends at the batch size of `inputs`."""
-    measured = {backend.name: _latencies(modules, backend, inputs, timing, verify=verify) for backend in backends}
+    measured = {
+        backend.name: _latencies(modules, backend, inputs, timing, {"verify": verify, **options.get(backend.name, {})})
+        for backend in backends
+    }
     first, *_ = measured
     return [
         BenchRow(
@@ -170,13 +185,13 @@ def _rows_at(
 
 
 def _latencies(
-    modules: Mapping[str, nn.Module], backend: Backend, inputs: Inputs, timing: Timing, *, verify: bool
+    modules: Mapping[str, nn.Module], backend: Backend, inputs: Inputs, timing: Timing, options: Mapping[str, Any]
 ) -> dict[str, Latency]:
-    """Latencies of all modules on one backend, measured side by side."""
+    """Latencies of all modules on one backend with these options, measured side by side."""
     args, kwargs = inputs
     with ExitStack() as stack:
         runners: dict[str, Runner] = {
-            name: stack.enter_context(backend.prepared(module, example_inputs=inputs, verify=verify))
+            name: stack.enter_context(backend.prepared(module, example_inputs=inputs, **options))
             for name, module in modules.items()
         }
         runner = next(iter(runners.values()))

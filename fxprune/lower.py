@@ -27,13 +27,15 @@ def lower(
 
     Args:
         module: what to lower, usually a slim module; its eval mode is what is written.
-        to: name of the backend, such as `"onnx"` or `"onnxruntime"`.
+        to: name of the backend, such as `"onnx"`, `"onnxruntime"`, `"tensorrt"` or `"inductor"`.
         path: the file to write, in a folder that exists; a former file is replaced.
         example_inputs: what to trace and compare with: a tuple is positional, a dict keyword, a tensor one argument.
             The default is the module's own `example_inputs`, which every slim module has.
         verify: run the artifact and compare its outputs with the module's.
         options: the backend's own. For ONNX: `dynamic_batch=True`, `opset=None`, `tolerance=None` (largest relative
-            error of an output, default by its dtype: 1e-3 for float32).
+            error of an output, default by its dtype: 1e-3 for float32). For TensorRT also `precision`,
+            `compute_capability`, `profiles` and more (`fxprune.backends.tensorrt.TensorRtBackend.lower`), for Inductor
+            those of `fxprune.backends.inductor.InductorBackend.lower`.
 
     Returns:
         Path, inputs and outputs, the largest relative error seen, and notes on what the user should know.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from fxprune.distributed import is_first
@@ -44,6 +45,24 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Generat
         for item in items:
             yield item
             _TERMINAL.advance(task)
+    finally:
+        _TERMINAL.close(task)
+
+
+@contextmanager
+def showing(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Show how far work is that calls back instead of being gone through: each call of what is given is one step.
+
+    Example:
+        >>> with showing("building", total=2) as step:
+        ...     step()
+    """
+    if not (is_first() and _can_show()):
+        yield lambda: None
+        return
+    task = _TERMINAL.open(what, total)
+    try:
+        yield lambda: _TERMINAL.advance(task)
     finally:
         _TERMINAL.close(task)
 

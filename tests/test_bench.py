@@ -62,8 +62,8 @@ def test_what_is_not_available_is_left_out_and_said(monkeypatch: pytest.MonkeyPa
     assert "onnxruntime left out: the package 'onnxruntime' cannot be imported" in str(table)
     with pytest.raises(BackendError, match="no backend to measure on: onnxruntime: the package"):
         bench(nn.Linear(64, 8), ["onnxruntime"], example_inputs=IMAGES)
-    with pytest.raises(BackendError, match="there is no backend 'tensorrt'"):
-        bench(nn.Linear(64, 8), ["eager", "tensorrt"], example_inputs=IMAGES)
+    with pytest.raises(BackendError, match="there is no backend 'openvino'"):
+        bench(nn.Linear(64, 8), ["eager", "openvino"], example_inputs=IMAGES)
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:

@@ -44,9 +44,9 @@ def test_unknown_backends_and_missing_packages(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(BackendError, match=rf"'onnx' is not available: {missing}"):
         lower(Slim(3, 4), "onnx", tmp_path / "net.onnx")
     with pytest.raises(
-        BackendError, match=rf"no backend 'inductor'; there are: eager; onnx \(not available: {missing}"
+        BackendError, match=rf"no backend 'openvino'; there are: eager; onnx \(not available: {missing}"
     ):
-        lower(Slim(3, 4), "inductor", tmp_path / "net.onnx")
+        lower(Slim(3, 4), "openvino", tmp_path / "net.onnx")
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 
 from torch import nn
 
+from fxprune.cli.lowering import backend_options
 from fxprune.cli.options import (
     Subparsers,
     add_model_options,
@@ -34,6 +35,14 @@ def add(subparsers: Subparsers) -> None:
         metavar="NAME",
         help=f"where to measure, once for each (default: {' and '.join(DEFAULT_BACKENDS)})",
     )
+    group.add_argument("--backends", metavar="NAMES", help="the same in one: eager,inductor,onnxruntime,tensorrt")
+    group.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="BACKEND.NAME=VALUE",
+        help="option of a backend, such as inductor.mode=max-autotune, once for each",
+    )
     group.add_argument(
         "--batch-size",
         action="append",
@@ -49,15 +58,18 @@ def run(options: argparse.Namespace) -> None:
     """Measure the model, and its pruned form beside it, and print the table."""
     import fxprune
 
+    backends = [*(options.backend or []), *filter(None, (options.backends or "").split(","))]
+    lowering = backend_options(options.option)
     model, inputs = model_and_inputs(options)
     modules: dict[str, nn.Module] = {"original": model}
     if options.budget:
         modules["pruned"] = prune(model, inputs, options)
     table = fxprune.bench(
         modules,
-        options.backend or DEFAULT_BACKENDS,
+        backends or DEFAULT_BACKENDS,
         example_inputs=known_inputs(model, inputs),
         batch_sizes=options.batch_size,
         threads=options.threads,
+        options=lowering,
     )
     show(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fxprune.backends import Artifact
 from fxprune.budget import format_amount
+from fxprune.cli.lowering import add_lowering_options, lowering_arguments
 from fxprune.cli.options import (
     Subparsers,
     add_model_options,
@@ -28,7 +29,15 @@ def add(subparsers: Subparsers) -> None:
     add_pruning_options(parser, required=False)
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, required=True, metavar="FILE", help="the artifact, such as model.onnx")
-    group.add_argument("--backend", default="onnx", help="onnx or onnxruntime (default: %(default)s)")
+    group.add_argument(
+        "--to",
+        "--backend",
+        dest="backend",
+        metavar="NAME",
+        default="onnx",
+        help="onnx, onnxruntime, tensorrt, inductor or a plug-in's (default: %(default)s)",
+    )
+    add_lowering_options(group)
     parser.set_defaults(run=run)
 
 
@@ -36,17 +45,21 @@ def run(options: argparse.Namespace) -> None:
     """Prune where a budget is given, then lower and say what was written."""
     import fxprune
 
+    lowering = lowering_arguments(options)
     make_folder(options.out.parent)
     model, inputs = model_and_inputs(options)
     if options.budget:
         model = prune(model, inputs, options)
         show(model.report)
-    artifact = fxprune.lower(model, options.backend, options.out, example_inputs=known_inputs(model, inputs))
+    artifact = fxprune.lower(
+        model, options.backend, options.out, example_inputs=known_inputs(model, inputs), **lowering
+    )
     print(_describe(artifact))
 
 
 def _describe(artifact: Artifact) -> str:
-    lines = [f"wrote {artifact.path} ({format_amount('memory', artifact.size_bytes)}, opset {artifact.opset})"]
+    opset = "" if artifact.opset is None else f", opset {artifact.opset}"
+    lines = [f"wrote {artifact.path} ({format_amount('memory', artifact.size_bytes)}{opset})"]
     lines += [f"  input   {spec}" for spec in artifact.inputs]
     lines += [f"  output  {spec}" for spec in artifact.outputs]
     if artifact.largest_relative_error is not None:

@@ -63,6 +63,14 @@ def test_measuring_stops_when_the_budget_ends() -> None:
     assert "not settled" in str(latency)
 
 
+def test_the_spread_of_single_calls_is_kept() -> None:
+    durations = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0])
+    call = lambda: None  # noqa: E731 - as above
+    timing = Timing(min_samples=11, max_samples=11)
+    latency = measure(call, timing=timing, clock=fake_clock({call: lambda: next(durations)}))
+    assert latency.deciles_s == (2.0, 10.0)
+
+
 def test_drift_cancels_side_by_side() -> None:
     speed = [1.0]
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import fxprune
+from fxprune.backends.engine_file import read_info
 from fxprune.cli import main
 from tests.cli.toy_models import network
 
@@ -128,8 +129,37 @@ def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "largest relative error" in shown
 
 
+def test_export_to_tensorrt_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    engine = tmp_path / "whole.engine"
+    options = ["--compute-capability", "8.9", "--precision", "fp16", "--profile", "batch=1,2,4", "--opset", "18"]
+    more = ["--option", "package=tensorrt_rtx", "--option", "verify=False"]
+    run("export", *TOY, "--to", "tensorrt", "--out", str(engine), *options, *more)
+    assert f"wrote {engine}" in capsys.readouterr().out
+    info = read_info(engine)
+    assert (info.compute_capability, info.precision, info.opset) == ("8.9", "fp16", 18)
+    assert info.profiles == ({"batch": (1, 2, 4)},)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--out", "net.onnx", "--precision", "fp16"], "backend 'onnx' has no option precision; it has"),
+        (["export", "--out", "net.onnx", "--to", "tensorrt", "--profile", "batch=1"], "is no range"),
+        (["bench", "--option", "mode=default"], "names no backend's option"),
+        (["bench", "--option", "inductor.speed=high"], "backend 'inductor' has no option speed; it has"),
+        (["bench", "--backends", "eager", "--option", "inductor.mode=default"], "not among the backends"),
+    ],
+)
+def test_options_that_a_backend_does_not_have(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([arguments[0], *TOY, *arguments[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_bench_measures_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
-    run("bench", *TOY, "--budget", "50%", "--backend", "eager", "--batch-size", "2", "--threads", "1")
+    run("bench", *TOY, "--budget", "50%", "--backends", "eager", "--batch-size", "2", "--threads", "1")
     shown = capsys.readouterr().out
     assert "original" in shown
     assert "pruned" in shown
