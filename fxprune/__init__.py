@@ -29,6 +29,7 @@ from fxprune.report import Report
 from fxprune.rules import Role, rule
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
+from fxprune.shards import CutCheckpoint, apply_to_checkpoint
 from fxprune.slim_module import SlimModule
 from fxprune.sweep import sweep
 from fxprune.version import __version__
@@ -43,6 +44,7 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "CutCheckpoint",
     "Distiller",
     "Front",
     "FxpruneError",
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "apply_to_checkpoint",
     "bench",
     "compile",
     "distillation_loss",

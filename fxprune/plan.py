@@ -43,6 +43,8 @@ class Plan:
         seed: the seed that the user gave.
         signature: name -> (shape, dtype) of every parameter and buffer of the original.
         versions: of fxprune and torch.
+        tied: later names of tied tensors -> the name that stands for all of them; a checkpoint may hold only some.
+        unsaved: names of buffers that are not part of the state dict.
     """
 
     kept: Mapping[str, Indices]
@@ -56,6 +58,8 @@ class Plan:
     seed: int = 0
     signature: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    unsaved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what any user of a plan relies upon.
@@ -69,7 +73,8 @@ class Plan:
                 raise CheckpointError(msg)
         for name, indices in self.kept.items():
             _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
-        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys((*self.dropped, *self.ignore), "")}
+        names = (*self.dropped, *self.ignore, *self.tied, *self.tied.values(), *self.unsaved)
+        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys(names, "")}
         if not all(isinstance(each, str) for each in (*texts, *texts.values())) or not isinstance(self.seed, int):
             msg = "the plan's scorer, search or dropped blocks are no names, or its seed is no whole number"
             raise CheckpointError(msg)
@@ -99,6 +104,8 @@ class Plan:
             "seed": self.seed,
             "signature": {name: [list(shape), dtype] for name, (shape, dtype) in self.signature.items()},
             "versions": dict(self.versions),
+            "tied": dict(self.tied),
+            "unsaved": list(self.unsaved),
         }
         return json.dumps(data, indent=1)
 
@@ -135,6 +142,8 @@ class Plan:
                 seed=data["seed"],
                 signature={name: (tuple(shape), dtype) for name, (shape, dtype) in data["signature"].items()},
                 versions=data["versions"],
+                tied=dict(data.get("tied", {})),
+                unsaved=tuple(_list(data.get("unsaved", []))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
@@ -161,6 +170,8 @@ _FIELDS = {
     "seed",
     "signature",
     "versions",
+    "tied",
+    "unsaved",
 }
 
 

@@ -257,4 +257,6 @@ def _plan(
         seed=seed,
         signature=signature_of(subject.whole.program),
         versions={"fxprune": __version__, "torch": str(torch.__version__)},
+        tied=dict(subject.whole.program.aliases),
+        unsaved=tuple(sorted(subject.whole.program.transient)),
     )
