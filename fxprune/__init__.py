@@ -24,6 +24,7 @@ from fxprune.front import Front, Point
 from fxprune.iterate import iterate
 from fxprune.lower import lower
 from fxprune.plan import Plan
+from fxprune.planning import plan
 from fxprune.profile import profile
 from fxprune.report import Report
 from fxprune.rules import Role, rule
@@ -70,6 +71,7 @@ __all__ = [
     "distillation_loss",
     "iterate",
     "lower",
+    "plan",
     "profile",
     "rewritten",
     "rule",

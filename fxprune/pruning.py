@@ -135,6 +135,14 @@ def build(
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
+def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
+    """Search within the ranges of widths, and nothing more: the plan."""
+    widths = _search(subject.analysis, scores, limits, making.ranges, making.search)
+    kept = keep_most_important(subject.analysis.groups, scores, widths)
+    cut = subject.analysis.cut(kept)
+    return _plan(subject, cut, kept, widths, limits, scores.scorer, making.search, making.seed)
+
+
 def rewrite(
     subject: Subject,
     scores: Scores,

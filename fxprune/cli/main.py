@@ -17,9 +17,10 @@ from fxprune.cli import apply as apply_command
 from fxprune.cli import bench, demo, export, profile, sweep
 from fxprune.cli import compile as compile_command
 from fxprune.cli import inspect as inspect_command
+from fxprune.cli import plan as plan_command
 from fxprune.errors import FxpruneError
 
-COMMANDS = (inspect_command, profile, compile_command, sweep, apply_command, export, bench, demo)
+COMMANDS = (inspect_command, profile, compile_command, sweep, apply_command, plan_command, export, bench, demo)
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -40,7 +40,7 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
     """
     written = read_json(folder / "config.json")
     try:
-        kind, original = _load(folder, written)
+        kind, original = load(folder, written)
         config = with_layers(kind, with_widths(kind, original, plan), plan)
         _check(kind, config, shapes)
     except Exception as error:  # whatever the class makes of fields that it was not written for
@@ -53,7 +53,7 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
     return {**written, **_changed(original.to_dict(), config.to_dict())}
 
 
-def _load(folder: Path, written: Mapping[str, Any]) -> tuple[Any, Any]:
+def load(folder: Path, written: Mapping[str, Any]) -> tuple[Any, Any]:
     """The class and the configuration; code that lies in the folder is never run."""
     import transformers
 
