@@ -44,7 +44,7 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
         config = with_layers(kind, with_widths(kind, original, plan), plan)
         _check(kind, config, shapes)
     except Exception as error:  # whatever the class makes of fields that it was not written for
-        reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        reason = (str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}").rstrip(".")
         msg = (
             f"config.json cannot say what the plan makes of the model: {reason}. Plan one width per kind over all layers, "
             "or pass keep_config=True (--keep-config) to copy it as it is"
