@@ -13,22 +13,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from fxprune.backends.atomic import flush
-from fxprune.errors import CheckpointError, InputError
+from fxprune.errors import InputError
 from fxprune.plan import Plan
 from fxprune.progress import track
 from fxprune.shards.configuration import new_config
 from fxprune.shards.fates import Fate, decide
 from fxprune.shards.folder import Folder, read_folder
-from fxprune.shards.stored import Shard
-from fxprune.shards.writing import Written, digest_of, write_shard
+from fxprune.shards.job import COMPLETE, Job, begin, check_room, clear, is_finished, open_journal, remove_unknown
+from fxprune.shards.writing import write_shard
 from fxprune.store import Store
 
 CONFIG = "config.json"
@@ -53,35 +52,6 @@ class CutCheckpoint:
     files: tuple[str, ...]
     resumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Everything that a run needs to know before it writes."""
-
-    plan: Plan
-    source: Folder
-    target: Path
-    fates: Mapping[str, Fate]
-    config: Mapping[str, Any] | None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def partial(self) -> Path:
-        return self.target.with_name(f".{self.target.name}.partial")
-
-    @property
-    def journal(self) -> Path:
-        return self.target.with_name(f".{self.target.name}.journal")
-
-    @property
-    def shards(self) -> list[Shard]:
-        """Files of which something remains."""
-        return [each for each in self.source.shards if self.of(each)]
-
-    def of(self, shard: Shard) -> list[Fate]:
-        """Fates of a file's tensors that remain."""
-        return [self.fates[each.name] for each in shard.tensors if each.name in self.fates]
 
 
 def apply_to_checkpoint(
@@ -127,9 +97,13 @@ def apply_to_checkpoint(
     fates = decide(plan, tensors, extra=extra, any_dtype=any_dtype)
     _check_target(folder, goal)
     config, notes = _config(plan, folder, fates, keep=keep_config)
-    job = _Job(plan, folder, goal, fates, config, notes)
-    with _open_journal(job) as store:
-        made = _resume(job, store) or _run(job, store, progress=progress)
+    job = Job(plan, folder, goal, fates, config, notes)
+    with open_journal(job) as store:
+        try:
+            made = _resume(job, store) or _run(job, store, progress=progress)
+        except BaseException:
+            clear(job, store)
+            raise
     job.journal.unlink(missing_ok=True)
     return made
 
@@ -157,86 +131,35 @@ def _config(
     return new_config(plan, source.path, {each.name: each.shape for each in fates.values()}), notes
 
 
-def _fingerprint(job: _Job) -> dict[str, str]:
-    """What decides the result."""
-    files = [(each.path.name, *_stamp(each.path), repr(each)) for each in job.source.shards]
-    others = [(name, *_stamp(job.source.path / name)) for name in job.source.others]
-    parts = {
-        "plan": job.plan.to_json(),
-        "checkpoint": repr((files, others, job.source.index)),
-        "configuration": json.dumps(job.config),
-        "options": repr(sorted((name, fate.name) for name, fate in job.fates.items())),
-    }
-    return {name: sha256(text.encode()).hexdigest() for name, text in parts.items()}
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _open_journal(job: _Job) -> Store:
-    try:
-        return Store.open(job.journal, _fingerprint(job))
-    except CheckpointError as error:
-        msg = (
-            f"{error}. It is the journal of an interrupted run into {job.target}: if none is under way, delete it together "
-            f"with {job.partial.name} to begin anew, or pass another folder"
-        )
-        raise CheckpointError(msg) from error
-
-
-def _resume(job: _Job, store: Store) -> CutCheckpoint | None:
+def _resume(job: Job, store: Store) -> CutCheckpoint | None:
     """What a run had finished that was stopped after the folder had been renamed, before the journal had gone."""
     if not job.target.exists() or not any(job.target.iterdir()):
         return None
-    if store.get("complete") is None or job.partial.exists():
+    if store.get(COMPLETE) is None or job.partial.exists():
         msg = f"{job.target} exists and is not what an interrupted run left; pass another folder, or remove it"
         raise InputError(msg)
     return _made(job, [each.path.name for each in job.shards], job.target)
 
 
-def _run(job: _Job, store: Store, *, progress: bool) -> CutCheckpoint:
-    job.partial.mkdir(exist_ok=True)
-    resumed = [each.path.name for each in job.shards if _is_finished(job, each, store)]
-    _remove_unknown(job, resumed)
+def _run(job: Job, store: Store, *, progress: bool) -> CutCheckpoint:
+    begin(job, store)
+    resumed = [each.path.name for each in job.shards if is_finished(job, each, store)]
+    remove_unknown(job, resumed)
     missing = [each for each in job.shards if each.path.name not in resumed]
-    _check_room(job, missing)
+    check_room(job, missing)
     for shard in track(missing, "cutting", len(missing)) if progress else missing:
         written = write_shard(shard, job.of(shard), job.partial / shard.path.name)
         flush(job.partial)
         store.put(shard.path.name, {"size": written.size, "sha256": written.sha256})
     _write_others(job)
     flush(job.partial)
-    store.put("complete", {})
+    store.put(COMPLETE, {})
     job.partial.replace(job.target)
     flush(job.target.parent)
     return _made(job, resumed, job.target)
 
 
-def _remove_unknown(job: _Job, finished: Sequence[str]) -> None:
-    """Whatever lies in the partial folder beside finished files: halves, and what other plans left."""
-    for path in job.partial.iterdir():
-        if path.name not in finished:
-            path.unlink()
-
-
-def _is_finished(job: _Job, shard: Shard, store: Store) -> bool:
-    """Whether the file is there, as the journal says."""
-    known, path = store.get(shard.path.name), job.partial / shard.path.name
-    if known is None or not path.is_file() or path.stat().st_size != known["size"]:
-        return False
-    return digest_of(path) == Written(int(known["size"]), str(known["sha256"]))
-
-
-def _check_room(job: _Job, missing: Sequence[Shard]) -> None:
-    needed, free = sum(fate.size for each in missing for fate in job.of(each)), shutil.disk_usage(job.partial).free
-    if needed > free:
-        msg = f"{job.target} needs {needed:,} bytes more, the disk has {free:,} left; free some, or pass another folder"
-        raise InputError(msg)
-
-
-def _write_others(job: _Job) -> None:
+def _write_others(job: Job) -> None:
     """Index, configuration and what is copied along, each written whole."""
     for name in job.source.others:
         if name == CONFIG and job.config is not None:
@@ -247,7 +170,7 @@ def _write_others(job: _Job) -> None:
         _write_json(job.partial / job.source.index, _index(job))
 
 
-def _index(job: _Job) -> dict[str, Any]:
+def _index(job: Job) -> dict[str, Any]:
     metadata = {**job.source.metadata, "total_size": sum(each.size for each in job.fates.values())}
     if "total_parameters" in metadata:  # as Transformers writes it: elements of all tensors of the checkpoint
         metadata["total_parameters"] = sum(prod(each.shape) for each in job.fates.values())
@@ -265,7 +188,7 @@ def _copy(source: Path, target: Path) -> None:
     flush(target)
 
 
-def _made(job: _Job, resumed: Sequence[str], path: Path) -> CutCheckpoint:
+def _made(job: Job, resumed: Sequence[str], path: Path) -> CutCheckpoint:
     files = tuple(each.path.name for each in job.shards)
     size = sum((path / name).stat().st_size for name in files)
     original = sum(each.path.stat().st_size for each in job.source.shards)

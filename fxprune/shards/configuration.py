@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fxprune.plan import Plan
 from fxprune.shards.factors import Creations, Equation, equations
 from fxprune.shards.folder import read_json
 from fxprune.shards.renumber import is_below, renumbered
+from fxprune.shards.scales import scaling_slots
 
 
 def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def with_widths(kind: Any, config: Any, plan: Plan) -> Any:
     kept = {name: each for name, each in creations.of(made).items() if not is_below(name, plan.dropped)}
     wanted = list(dict.fromkeys(equations(plan, kept, values)))
     solved = solve(wanted, values)
-    _refuse_scales(wanted, values, solved, recorder)
+    scaled = {slot for found in recorder.floats.values() for slot in found} | scaling_slots(made)
+    _refuse_scales(wanted, values, solved, scaled)
     new = copy.deepcopy(config)
     for slot, value in solved.items():
         new = replace(new, slot.steps[1:], always(value))
@@ -131,15 +134,14 @@ def _field(slot: Slot) -> str:
 
 
 def _refuse_scales(
-    wanted: list[Equation], values: Mapping[Slot, int], solved: Mapping[Slot, int], recorder: Recorder
+    wanted: list[Equation], values: Mapping[Slot, int], solved: Mapping[Slot, int], scaled: AbstractSet[Slot]
 ) -> None:
     """Raise where what changes has a part in real numbers that the class computes."""
     for each in wanted:
         if each.inner and evaluate(each.expression, values) != each.value:
             msg = f"{each.name} loses dimensions within heads, and the class would compute another scale"
             raise CheckpointError(msg)
-    scaled = {slot for found in recorder.floats.values() for slot in found}
-    for slot in scaled & solved.keys():
+    for slot in sorted(scaled & solved.keys(), key=str):
         msg = f"the class computes a real number from {_field(slot)}, which would change with it"
         raise CheckpointError(msg)
 

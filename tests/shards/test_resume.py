@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import fxprune
-from fxprune import CheckpointError, Plan
+from fxprune import CheckpointError, InputError, Plan
 from fxprune.shards import apply as module
 from fxprune.shards.stored import Shard
 from fxprune.shards.writing import Written, write_shard
@@ -150,3 +152,25 @@ def test_another_plan_does_not_go_on_there(
     other = cut({"*.gate_proj": 64}).plan
     with pytest.raises(CheckpointError, match=r"belongs to another run: .*plan.*\.cut\.partial"):
         fxprune.apply_to_checkpoint(other, source, tmp_path / "cut")
+
+
+def test_a_run_that_finished_nothing_leaves_nothing(
+    plan: Plan, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting(monkeypatch, lambda count: count == 0)
+    with pytest.raises(KeyboardInterrupt):
+        fxprune.apply_to_checkpoint(plan, source, tmp_path / "cut")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="bytes more, the disk has 1,000 left"):
+        fxprune.apply_to_checkpoint(plan, source, tmp_path / "cut")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_folder_of_that_name_is_left_alone(plan: Plan, source: Path, tmp_path: Path) -> None:
+    (tmp_path / ".cut.partial").mkdir()
+    (tmp_path / ".cut.partial" / "mine.txt").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(InputError, match="not what an interrupted run left"):
+            fxprune.apply_to_checkpoint(plan, source, tmp_path / "cut")
+    assert (tmp_path / ".cut.partial" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / ".cut.journal").exists()
