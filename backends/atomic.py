@@ -48,9 +48,9 @@ def _move(folder: Path, path: Path) -> None:
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
     assert path.name in {file.name for file in files}, f"nothing was written for {path}"
     for file in files:
-        _flush(file)
+        flush(file)
         file.replace(path.parent / file.name)
-    _flush(path.parent)
+    flush(path.parent)
     pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
     moved = {file.name for file in files}
     for file in path.parent.iterdir():
@@ -58,7 +58,7 @@ def _move(folder: Path, path: Path) -> None:
             file.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's entries, are on the disk."""
     if os.name == "nt" and path.is_dir():
         return

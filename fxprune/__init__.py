@@ -28,11 +28,13 @@ from fxprune.hidden_states import hidden_state_loss
 from fxprune.iterate import iterate
 from fxprune.lower import lower
 from fxprune.plan import Plan
+from fxprune.planning import plan
 from fxprune.profile import profile
 from fxprune.report import Report
 from fxprune.rules import Role, rule
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
+from fxprune.shards import CutCheckpoint, apply_to_checkpoint
 from fxprune.slim_module import SlimModule
 from fxprune.sweep import sweep
 from fxprune.version import __version__
@@ -47,6 +49,7 @@ __all__ = [
     "Context",
     "CouplingConflict",
     "Curve",
+    "CutCheckpoint",
     "Depth",
     "Distiller",
     "Front",
@@ -68,6 +71,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "apply_to_checkpoint",
     "bench",
     "compile",
     "distillation_loss",
@@ -75,6 +79,7 @@ __all__ = [
     "iterate",
     "load",
     "lower",
+    "plan",
     "profile",
     "restore",
     "rewritten",

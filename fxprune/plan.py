@@ -50,6 +50,8 @@ class Plan:
         seed: the seed that the user gave.
         signature: name -> (shape, dtype) of every parameter and buffer of the original.
         versions: of fxprune and torch.
+        tied: later names of tied tensors -> the name that stands for all of them; a checkpoint may hold only some.
+        unsaved: names of buffers that are not part of the state dict.
     """
 
     kept: Mapping[str, Indices]
@@ -63,6 +65,8 @@ class Plan:
     seed: int = 0
     signature: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    unsaved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what any user of a plan relies upon.
@@ -76,7 +80,8 @@ class Plan:
                 raise CheckpointError(msg)
         for name, indices in self.kept.items():
             _check_indices(f"group {name!r}", indices, *self.widths.get(name, (None, None)))
-        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys((*self.dropped, *self.ignore), "")}
+        names = (*self.dropped, *self.ignore, *self.tied, *self.tied.values(), *self.unsaved)
+        texts = {"scorer": self.scorer, "search": self.search, **dict.fromkeys(names, "")}
         if not all(isinstance(each, str) for each in (*texts, *texts.values())) or not isinstance(self.seed, int):
             msg = "the plan's scorer, search or dropped blocks are no names, or its seed is no whole number"
             raise CheckpointError(msg)
@@ -106,6 +111,8 @@ class Plan:
             "seed": self.seed,
             "signature": {name: [list(shape), dtype] for name, (shape, dtype) in self.signature.items()},
             "versions": dict(self.versions),
+            "tied": dict(self.tied),
+            "unsaved": list(self.unsaved),
         }
         return json.dumps(data, indent=1)
 
@@ -138,6 +145,8 @@ class Plan:
                 seed=data["seed"],
                 signature={name: _described(*_pair(each)) for name, each in data["signature"].items()},
                 versions={name: text_of(each, "a version") for name, each in data["versions"].items()},
+                tied={name: text_of(each, "a name") for name, each in data.get("tied", {}).items()},
+                unsaved=tuple(text_of(each, "a name") for each in _list(data.get("unsaved", []))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"the plan is damaged: {type(error).__name__}: {error}"
@@ -199,6 +208,8 @@ _FIELDS = {
     "seed",
     "signature",
     "versions",
+    "tied",
+    "unsaved",
 }
 
 

@@ -147,6 +147,14 @@ def build(
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
+def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
+    """Search within the ranges of widths, and nothing more: the plan."""
+    widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
+    kept = keep_most_important(subject.analysis.groups, scores, widths)
+    cut = subject.analysis.cut(kept)
+    return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
+
+
 def rewrite(
     subject: Subject,
     scores: Scores,
@@ -277,4 +285,6 @@ def _plan(
         seed=seed,
         signature=signature_of(subject.whole.program),
         versions={"fxprune": __version__, "torch": str(torch.__version__)},
+        tied=dict(subject.whole.program.aliases),
+        unsaved=tuple(sorted(subject.whole.program.transient)),
     )

@@ -13,12 +13,25 @@ from importlib.metadata import PackageNotFoundError, version
 from rich.console import Console
 from rich.text import Text
 
+from fxprune.cli import apply as apply_command
 from fxprune.cli import bench, demo, export, profile, restore, sweep
 from fxprune.cli import compile as compile_command
 from fxprune.cli import inspect as inspect_command
+from fxprune.cli import plan as plan_command
 from fxprune.errors import FxpruneError
 
-COMMANDS = (inspect_command, profile, compile_command, restore, sweep, export, bench, demo)
+COMMANDS = (
+    inspect_command,
+    profile,
+    compile_command,
+    restore,
+    sweep,
+    apply_command,
+    plan_command,
+    export,
+    bench,
+    demo,
+)
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -18,7 +18,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     names = [command.__name__.rsplit(".", 1)[1] for command in COMMANDS]
-    assert names == ["inspect", "profile", "compile", "restore", "sweep", "export", "bench", "demo"]
+    assert names == ["inspect", "profile", "compile", "restore", "sweep", "apply", "plan", "export", "bench", "demo"]
     for name in names:
         assert re.search(rf"^ +{name} +\w", shown, re.MULTILINE)
         with pytest.raises(SystemExit) as stop:
