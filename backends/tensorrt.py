@@ -37,7 +37,7 @@ from fxprune.backends.session import INSTALL as INSTALL_ONNX
 from fxprune.backends.session import open_session
 from fxprune.backends.tensorrt_build import BuildOptions, Built, build_engine
 from fxprune.backends.tensorrt_package import Package, choose_capability, choose_package, current_capability
-from fxprune.backends.tensorrt_profiles import Profile, choose_profiles
+from fxprune.backends.tensorrt_profiles import Profile, choose_profiles, describe
 from fxprune.backends.tensorrt_run import open_engine
 from fxprune.errors import BackendError
 from fxprune.inputs import Inputs
@@ -199,7 +199,7 @@ class _Job:
             outputs=exported.outputs,
             largest_relative_error=error,
             size_bytes=size,
-            notes=(*exported.notes, *notes, *built.warnings, *run_note),
+            notes=(*exported.notes, *notes, *_said(profiles, chosen), *built.warnings, *run_note),
         )
 
     def _in_precision(self, exported: Artifact) -> tuple[Path, float | None, tuple[str, ...]]:
@@ -267,6 +267,11 @@ class _Job:
             fxprune_version=__version__,
             plan_digest=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
         )
+
+
+def _said(wanted: object, chosen: Sequence[Profile]) -> tuple[str, ...]:
+    """A note on the sizes that the engine takes, where the user did not say them."""
+    return tuple(f"built for {describe(each)}: other sizes need profiles=" for each in chosen if wanted is None)
 
 
 def _check_precision(module: nn.Module, precision: str | None) -> None:

@@ -211,7 +211,8 @@ def test_a_build_shows_its_steps_and_closes_its_bars(tmp_path: Path, monkeypatch
         seen.append("close")
 
     monkeypatch.setattr("fxprune.backends.tensorrt_watch.showing", recorded)
-    lower(tmp_path / "net.engine", verify=False, dynamic_batch=False)
+    artifact = lower(tmp_path / "net.engine", verify=False)
+    assert artifact.notes == ("built for batch from 1 to 2: other sizes need profiles=",)
     assert seen.count("step") > 1
     assert seen.count("open") == seen.count("close") > 0
 
