@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,16 +14,13 @@ from fxprune.batches import reiterable
 from fxprune.depth import Drop, counted
 from fxprune.dropping import without_least
 from fxprune.finished import open_store
-from fxprune.grid import GRID, Grid, on_grid
+from fxprune.grid import Grid, on_grid
 from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, remember
-from fxprune.targets import limits_of, on_target, split_budget
+from fxprune.targets import limits_of, method_of, on_target, split_budget
 from fxprune.widths import Align, Floor, width_ranges
-
-if TYPE_CHECKING:
-    pass
 
 
 def compile(
@@ -110,6 +107,7 @@ def compile(
     chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
     target, budget = split_budget(budget, model)
+    method = method_of(search, target)
     limits = limits_of(budget, target, subject.whole.costs.original)
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
@@ -122,6 +120,5 @@ def compile(
             else on_target(subject, own, limits, context, target)
         )
     ranges = width_ranges(subject.analysis, align, floor)
-    method = GRID if isinstance(search, Grid) else search
     making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
     return remember(build(subject, own, limits, making, started, widths), scores)

@@ -89,9 +89,6 @@ def choose_blocks(analysis: Analysis, patterns: Sequence[str]) -> tuple[Block, .
     """
     if isinstance(patterns, str):
         patterns = [patterns]
-    if isinstance(patterns, int | Depth):
-        msg = f"drop={patterns!r} counts blocks, which works with `compile` and `sweep`; pass names of blocks here"
-        raise InputError(msg)
     if not patterns:
         return ()
     survey = analysis.survey

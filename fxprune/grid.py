@@ -147,6 +147,7 @@ def _of_level(level: Level, limits: Budget, grid: Grid, align: Align | None, flo
     choices = choices_of(analysis, scores, tied_ranges(width_ranges(analysis, align, floor), kinds))
     costs, of_kinds = tied(analysis.costs, choices, [kind.groups for kind in kinds])
     problem = pose(costs, limits.limits, _coarse(of_kinds, grid.steps))
+    _check_size(problem)
     require_feasible(problem)
     rows = _near(problem, grid.near)
     order = np.argsort(problem.loss_at(rows), kind="stable")
@@ -160,6 +161,22 @@ def _coarse(choices: Sequence[Choices], steps: int) -> list[Choices]:
         if steps == 2 or prod(len(each.widths) for each in made) <= MOST:
             return made
         steps -= 1
+
+
+def _check_size(problem: Problem) -> None:
+    """Refuse grids that no one can list.
+
+    Raises:
+        InputError: even with two widths of each kind there are too many combinations.
+    """
+    count = prod(problem.counts.tolist())
+    if count > MOST:
+        kinds = int((problem.counts > 1).sum())
+        msg = (
+            f"a grid over {kinds} kinds of groups has {count:.0e} combinations, more than {MOST:,}: it is for models of "
+            'repeated blocks. Leave groups out by ignore=, or take search="uniform" or "knapsack"'
+        )
+        raise InputError(msg)
 
 
 def _thinned(choice: Choices, steps: int) -> Choices:

@@ -27,6 +27,7 @@ from fxprune.analysis import holds
 from fxprune.batches import noting, reiterable
 from fxprune.budget import Budget, format_amount, parse_budget
 from fxprune.compose import composed, corresponding
+from fxprune.depth import counted
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
 from fxprune.finished import open_store
@@ -124,6 +125,9 @@ def _check(steps: object, finetune: object, schedule: str) -> None:
 
 
 def _understand(model: nn.Module, given: Mapping[str, Any], inputs: Any, ignore: Any, drop: Any) -> Subject:
+    if counted(drop) is not None:
+        msg = f"drop={drop!r} counts blocks, which `iterate` cannot: pass names of blocks"
+        raise InputError(msg)
     return understand(model, inputs, given["data"], given["collect"], ignore=ignore, drop=drop, strict=given["strict"])
 
 

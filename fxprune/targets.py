@@ -26,7 +26,8 @@ from fxprune.budget import Budget, format_amount, parse_budget
 from fxprune.depth import Depth
 from fxprune.dropping import without_least
 from fxprune.equations import Equation, solve
-from fxprune.errors import BudgetError, InfeasibleBudget, Shortfall
+from fxprune.errors import BudgetError, InfeasibleBudget, InputError, Shortfall
+from fxprune.grid import GRID, Grid
 from fxprune.kinds import Kind, find_kinds
 from fxprune.passes.taps import heads_around, inside_heads
 from fxprune.rebuilt import build, error_of, new_names, renamed, shapes_of
@@ -82,6 +83,20 @@ def _has_field(model: nn.Module, name: str) -> bool:
     """Whether the class can be built from a configuration with that number in it."""
     value = getattr(getattr(model, "config", None), name, None)
     return isinstance(value, int) and not isinstance(value, bool) and hasattr(type(model), "_from_config")
+
+
+def method_of(search: str | Grid | None, target: Target | None) -> str | None:
+    """Name of the search, for the plan and the report.
+
+    Raises:
+        InputError: there is nothing to search, as the budget says all widths.
+    """
+    if target is None:
+        return GRID if isinstance(search, Grid) else search
+    if search is not None:
+        msg = f"search={search!r} and exact widths (the budget's config) exclude each other; leave one of them out"
+        raise InputError(msg)
+    return KEY
 
 
 def limits_of(budget: Any, target: Target | None, original: Mapping[str, float]) -> Budget:
@@ -143,7 +158,13 @@ def _at_depth(
     """The subject without as many blocks as the new shapes lack."""
     blocks = outermost(subject.whole.blocks)
     gone = [each for each in blocks if not any(name.startswith(f"{each.name}.") for name in shapes)]
-    return without_least(subject, scores, Depth(max(len(gone) - len(subject.dropped), 0)), context)
+    if subject.dropped and len(subject.dropped) != len(gone):
+        msg = (
+            f"drop= takes {len(subject.dropped)} blocks, and the budget's config {len(gone)}; leave drop= out, so that the "
+            "least important ones go, or let both say the same number."
+        )
+        raise BudgetError(msg)
+    return (subject, scores) if subject.dropped else without_least(subject, scores, Depth(len(gone)), context)
 
 
 def _named(kinds: Sequence[Kind], names: Mapping[str, int]) -> dict[Kind, int]:

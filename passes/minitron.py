@@ -12,7 +12,8 @@ over samples:
 Neurons of feed-forward layers and heads are looked at where the next layer reads them, hidden features at what each norm
 puts out, the A of which are added up over the model (`fxprune.passes.taps`). Query heads are ranked within each key/value
 group, which are ranked by all of their heads together. The importance is A^2, an energy, as the search expects. What lies
-inside a head (dimensions of queries, keys and values) keeps its width, as in the paper: configurations can seldom say it.
+inside a head (dimensions of queries, keys and values) keeps its width, as in the paper: configurations can seldom say it. Indices
+that nothing of all this reads (hidden states of recurrent layers) go by magnitude.
 
 A block is worth its influence on the residual stream, 1 - mean over tokens of cos(x_in, x_out), or with
 `depth="loss"` what the model loses without it: its perplexity on the data, or the drop of `score` where there is one.

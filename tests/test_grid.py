@@ -110,6 +110,21 @@ def test_without_anything_to_measure_by_it_says_so() -> None:
         fxprune.compile(model, "60%", example_inputs=torch.randn(2, 8), search="grid")
 
 
+def test_a_grid_that_no_one_can_list_is_refused() -> None:
+    layers = [layer for _ in range(24) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(64, 4))
+    with pytest.raises(fxprune.InputError, match=r"24 kinds of groups has .* take search="):
+        fxprune.compile(model, "60%", example_inputs=torch.randn(2, 64), search="grid", score=lambda _: 0.0)
+
+
+def test_it_is_for_compile_alone() -> None:
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    with pytest.raises(fxprune.InputError, match="works with `compile` alone"):
+        fxprune.sweep(model, ["60%"], example_inputs=torch.randn(2, 8), search=Grid())
+    with pytest.raises(fxprune.InputError, match="`iterate` cannot"):
+        fxprune.iterate(model, "60%", steps=1, finetune=lambda _: None, example_inputs=torch.randn(2, 8), drop=1)
+
+
 def test_options_that_say_nothing_are_refused() -> None:
     with pytest.raises(fxprune.InputError, match="needs top >= 1"):
         Grid(top=0)

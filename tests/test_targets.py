@@ -93,6 +93,14 @@ def test_what_cannot_be_is_refused(config: dict[str, int], message: str, scored:
         made(model, config, scores=scores, scorer="auto")
 
 
+def test_depth_by_name_and_by_configuration_have_to_agree(scored: Any) -> None:
+    model, scores = scored
+    with pytest.raises(fxprune.BudgetError, match="drop= takes 1 blocks, and the budget's config 0"):
+        made(llama(2), {"intermediate_size": 64}, drop=["model.layers.0"])
+    with pytest.raises(fxprune.InputError, match="exclude each other"):
+        made(model, {"intermediate_size": 64}, scores=scores, scorer="auto", search="uniform")
+
+
 def test_other_limits_hold_too(scored: Any) -> None:
     model, scores = scored
     with pytest.raises(fxprune.InfeasibleBudget, match="do not hold its limits"):

@@ -88,9 +88,11 @@ def _solve(
     return dict(zip(costs.groups, problem.widths_at(levels).tolist(), strict=True))
 
 
-def _method(name: str) -> Callable[[Problem], Ints]:
-    if name in METHODS:
+def _method(name: object) -> Callable[[Problem], Ints]:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
+    if name == "grid" or not isinstance(name, str):
+        raise InputError(f"search={name!r} works with `compile` alone. Write one of: {', '.join(METHODS)}.")
     close = get_close_matches(str(name), METHODS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(f"There is no search method {name!r}.{hint} Write one of: {', '.join(METHODS)}.")
