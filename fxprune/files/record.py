@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fxprune.errors import CheckpointError
 from fxprune.files.content import WEIGHTS, Content
 from fxprune.files.examples import declared_examples
-from fxprune.files.state import decode_state, encode_state, named_tensors, restore_tensors, transient_names
+from fxprune.files.state import StateEntry, decode_state, encode_state, named_tensors, restore_tensors, transient_names
 from fxprune.files.tensors import read_tensors, write_tensors
 
 _ATTRIBUTE = "_fxprune_record"
@@ -84,7 +84,9 @@ def content_of_own(model: nn.Module, record: Record, *, scores: bool, example_in
     constants = _constants(record, graph["tensors"])
     own = named_tensors(model)
     _check(type(model).__name__, own, known, constants)
-    named = {name: own[name] if name in own else _like(constants[name], own) for name in known}
+    types = _conversion(own, known)  # constants follow, as buffers do
+    constants = {name: each.to(types.get(each.dtype, each.dtype)) for name, each in constants.items()}
+    named = {name: own[name] if name in own else constants[name] for name in known}
     lost = [name for name, entry in known.items() if entry.kind == "transient"]
     state = encode_state(named, [*lost, *transient_names(model)])
     examples = graph["inputs"] if example_inputs else None
@@ -124,10 +126,12 @@ def _trained(entry: dict[str, Any], modules: Mapping[str, nn.Module]) -> dict[st
     return entry if own is None or "same_as" in entry else {**entry, "training": own.training}
 
 
-def _like(constant: Tensor, own: Mapping[str, Tensor]) -> Tensor:
-    """A constant in the type that the model's parameters have been converted to, as a buffer would be."""
-    types = {each.dtype for each in own.values() if isinstance(each, nn.Parameter) and each.is_floating_point()}
-    return constant.to(types.pop()) if constant.is_floating_point() and len(types) == 1 else constant
+def _conversion(own: Mapping[str, Tensor], known: Mapping[str, StateEntry]) -> dict[torch.dtype, torch.dtype]:
+    """The type that all parameters had -> the one that they have been converted to since; empty where that is no one."""
+    parameters = {n: t for n, t in own.items() if isinstance(t, nn.Parameter) and t.is_floating_point()}
+    declared = [known[name].declared for name in parameters]
+    before, now = {each.dtype for each in declared if each is not None}, {each.dtype for each in parameters.values()}
+    return dict(zip(before, now, strict=True)) if len(before) == len(now) == 1 else {}
 
 
 def _constants(record: Record, described: list[dict[str, Any]]) -> dict[str, Tensor]:

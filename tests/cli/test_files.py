@@ -43,4 +43,6 @@ def test_errors_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ["restore", *TOY, "--from", str(tmp_path / "slim.fxprune")],
     ):
         assert main(command) == 2
-        assert "is no intact file of fxprune: File is not a zip file" in capsys.readouterr().err.replace("\n", " ")
+        assert "is no intact file of fxprune: BadZipFile: File is not a zip file" in capsys.readouterr().err.replace(
+            "\n", " "
+        )

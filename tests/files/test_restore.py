@@ -170,3 +170,27 @@ def test_what_was_restored_is_pruned_again(tmp_path: Path) -> None:
     torch.testing.assert_close(call(fxprune.restore(restored, path), inputs), call(slim, inputs))
     with pytest.raises(CheckpointError, match="another model"):
         fxprune.restore(fresh("convolutions"), path)
+
+
+class Places(nn.Module):
+    """A table of float32 in a bfloat16 model, which the graph has as a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 32)
+        self.down = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = torch.tensor([1.0, 1.001, 1.002, 1.003])
+        out: Tensor = (self.down(torch.relu(self.up(x))).float() * table).to(x.dtype)
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_constants_keep_their_type_unless_the_model_is_converted(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, x = Places().to(dtype).eval(), torch.randn(3, 8, dtype=dtype)
+    slim = fxprune.compile(model, {"params": "80%"}, example_inputs=(x,), progress=False)
+    fxprune.save(fxprune.apply(slim, model), tmp_path / "slim.fxprune")
+    loaded = fxprune.load(tmp_path / "slim.fxprune")
+    assert {n: t.dtype for n, t in loaded.named_buffers()} == {n: t.dtype for n, t in slim.named_buffers()}
+    assert torch.equal(loaded(x), slim(x))
