@@ -143,19 +143,14 @@ def main() -> None:
     if options.child:
         sys.stdout.write(json.dumps(measure(options.models[0])) + "\n")
         return
-    models = {}
+    where = {"machine": machine(), "versions": versions("torch", "transformers"), "remark": options.remark}
+    found: dict[str, Any] = {"models": {}, **where}
     for name in options.models:
         command = [sys.executable, "-m", "benchmarks.planning", name, "--child"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        models[name] = json.loads(done.stdout.splitlines()[-1])
-    found = {
-        "models": models,
-        "machine": machine(),
-        "versions": versions("torch", "transformers"),
-        "remark": options.remark,
-    }
-    (options.out / "planning.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "planning.md").write_text(table(found) + "\n")
+        found["models"][name] = json.loads(done.stdout.splitlines()[-1])
+        (options.out / "planning.json").write_text(json.dumps(found, indent=1) + "\n")
+        (options.out / "planning.md").write_text(table(found) + "\n")
     sys.stdout.write(table(found) + "\n")
 
 
