@@ -1,7 +1,7 @@
 """fxprune: a structured-pruning compiler over torch.fx. A trained model and a budget in, a smaller dense model out."""
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.apply import apply, rewritten
+from fxprune.apply import Sayable, apply, rewritten, sayable
 from fxprune.bench import bench
 from fxprune.compile import compile
 from fxprune.distill import Distiller, distillation_loss
@@ -55,6 +55,7 @@ __all__ = [
     "Report",
     "RewriteError",
     "Role",
+    "Sayable",
     "Scorer",
     "Scores",
     "SlimModule",
@@ -70,5 +71,6 @@ __all__ = [
     "profile",
     "rewritten",
     "rule",
+    "sayable",
     "sweep",
 ]

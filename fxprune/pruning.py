@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis import Analysis, analyze_program
+from fxprune.apply.sayable import Sayable, find_sayable
 from fxprune.batches import example_from
 from fxprune.blocks import Block
 from fxprune.budget import Budget
@@ -91,12 +92,14 @@ class Subject:
         dropped: the blocks that go whole.
         analysis: that of the model without them.
         ignore: patterns of what has to keep its shape.
+        sayable: what the model's configuration can say; None where the search need not keep to that.
     """
 
     whole: Analysis
     dropped: tuple[Block, ...]
     analysis: Analysis
     ignore: tuple[str, ...]
+    sayable: Sayable | None = None
 
 
 def understand(
@@ -108,6 +111,7 @@ def understand(
     ignore: Sequence[str],
     drop: Sequence[str],
     strict: bool,
+    config: bool = False,
 ) -> Subject:
     """Capture and analyze; without example inputs, one sample of the data's first batch serves."""
     notes: tuple[str, ...] = ()
@@ -119,7 +123,8 @@ def understand(
     whole = analyze_program(program, ignore=ignore, strict=strict)
     dropped = choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
-    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
+    found = find_sayable(model, whole).among(whole, analysis) if config else None
+    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore), found)
 
 
 def build(
@@ -130,7 +135,7 @@ def build(
     started: float,
 ) -> SlimModule:
     """Search within the ranges of widths, then rewrite."""
-    widths = _search(subject.analysis, scores, limits, making.ranges, making.search)
+    widths = _search(subject, scores, limits, making.ranges, making.search)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
@@ -151,6 +156,7 @@ def rewrite(
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
+    notes += () if subject.sayable is None else tuple(f"config: {line}" for line in str(subject.sayable).splitlines())
     if making.repairing is not None:
         notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
     original, seconds = whole.costs.original, time.perf_counter() - started
@@ -210,9 +216,11 @@ def _check_given(
 
 
 def _search(
-    analysis: Analysis, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
+    subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
+    analysis, sayable = subject.analysis, subject.sayable
+    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges)
     choices = [
         build_choices(
             group.name,
@@ -222,11 +230,12 @@ def _search(
             floor=ranges[group.name].floor,
             sensitivity=scores.sensitivity.get(group.name),
             consumers=group.consumers,
+            widths=candidates.get(group.name),
         )
         for group in analysis.groups
     ]
     try:
-        return search_widths(analysis.costs, limits.limits, choices, method)
+        return search_widths(analysis.costs, limits.limits, choices, method, () if sayable is None else sayable.ties)
     except InfeasibleBudget as error:
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"

@@ -10,6 +10,7 @@ from fxprune.search.choices import Choices, Ints
 from fxprune.search.knapsack import solve_knapsack
 from fxprune.search.problem import Costs, Problem, pose, require_feasible
 from fxprune.search.threshold import solve_threshold
+from fxprune.search.ties import Tie, tie
 from fxprune.search.uniform import solve_uniform
 
 METHODS: Mapping[str, Callable[[Problem], Ints]] = {
@@ -20,7 +21,11 @@ METHODS: Mapping[str, Callable[[Problem], Ints]] = {
 
 
 def search(
-    costs: Costs, limits: Mapping[str, float], choices: Sequence[Choices], method: str = "knapsack"
+    costs: Costs,
+    limits: Mapping[str, float],
+    choices: Sequence[Choices],
+    method: str = "knapsack",
+    ties: Sequence[Tie] = (),
 ) -> dict[str, int]:
     """Choose a width for every group so that all limits hold and little is lost.
 
@@ -32,6 +37,7 @@ def search(
         limits: metric to largest allowed amount.
         choices: candidate widths and losses, one per group of `costs`, in the same order.
         method: `knapsack` (least sum of losses), `threshold` (one bound on every loss) or `uniform` (one keep-ratio).
+        ties: groups whose widths keep their proportions; their choices are of one length.
 
     Returns:
         Group name to width; the original sizes where they already meet the limits.
@@ -41,14 +47,15 @@ def search(
         InputError: there is no such method.
     """
     solve = _method(method)
-    problem = pose(costs, limits, choices)
+    tied, joint = tie(costs, choices, ties)
+    problem = pose(tied if ties else costs, limits, joint)
     levels = problem.full
     if limits and not problem.feasible(levels[None])[0]:
         require_feasible(problem)
         levels = solve(problem)
         # Above 2^53 a sum may depend on the size of the batch that it was evaluated in, by rounding.
         assert (problem.usage(levels[None])[0] <= problem.limits * (1 + 1e-12)).all(), f"{method} broke a limit"
-    return dict(zip(costs.groups, problem.widths_at(levels).tolist(), strict=True))
+    return dict(zip(costs.groups, tied.expand(problem.widths_at(levels)[None])[0].tolist(), strict=True))
 
 
 def _method(name: str) -> Callable[[Problem], Ints]:
