@@ -96,7 +96,7 @@ def find_fields(decisions: Decisions, slim: nn.Module, used: Mapping[Slot, int])
     if tried is not None and goal.wrong(tried) < goal.wrong(sizes):
         chosen, sizes = together, tried
     for _ in range(_ROUNDS):
-        if goal.wrong(sizes)[:2] == (0, 0):
+        if not any(goal.wrong(sizes)):
             break
         options = _candidates(decisions, goal, sizes, chosen)
         steps = ({**chosen, name: value} for name, values in options.items() for value in values)
