@@ -1,7 +1,7 @@
 """fxprune: a structured-pruning compiler over torch.fx. A trained model and a budget in, a smaller dense model out."""
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.apply import apply, rewritten
+from fxprune.apply import Sayable, apply, rewritten, sayable
 from fxprune.bench import bench
 from fxprune.compile import compile
 from fxprune.depth import Depth
@@ -64,6 +64,7 @@ __all__ = [
     "Report",
     "RewriteError",
     "Role",
+    "Sayable",
     "Scorer",
     "Scores",
     "SlimModule",
@@ -85,5 +86,6 @@ __all__ = [
     "rewritten",
     "rule",
     "save",
+    "sayable",
     "sweep",
 ]

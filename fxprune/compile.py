@@ -45,6 +45,7 @@ def compile(
     checkpoint: str | PathLike[str] | None = None,
     progress: bool = True,
     reconstruct: bool | None = None,
+    config: bool = False,
 ) -> SlimModule:
     """Make a smaller dense model that meets a budget.
 
@@ -80,12 +81,15 @@ def compile(
         progress: show on the terminal how far long work is.
         reconstruct: solve, with `data`, for the weights that best restore what each layer computed before the cut, and
             recalibrate BatchNorm; None to do so where `data` is given, False to leave weights as cut.
+        config: of Transformers models: keep to widths that the configuration can say, so that `apply(slim, model)` gives
+            a model that `save_pretrained` and `from_pretrained` bring back (`fxprune.sayable` tells which these are).
 
     Returns:
         The slim module, with `.report`, `.plan` and `.scores`.
 
     Raises:
-        InputError: an argument is unusable (also BudgetError for the budget), or a block cannot be dropped.
+        InputError: an argument is unusable (also BudgetError for the budget), a block cannot be dropped, or `config=True`
+            and the model has no configuration.
         CaptureError: the model cannot be captured.
         InfeasibleBudget: no choice of widths meets the budget; says the smallest value reachable and what holds it
             there.
@@ -105,7 +109,7 @@ def compile(
     scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     data = reiterable(data)
     chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
-    subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict)
+    subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict, config=config)
     target, budget = split_budget(budget, model)
     method = method_of(search, target)
     limits = limits_of(budget, target, subject.whole.costs.original)

@@ -86,6 +86,9 @@ def iterate(
     started = time.perf_counter()
     given = with_defaults("iterate", options)
     _check(steps, finetune, schedule)
+    if given["config"]:
+        msg = "iterate cannot keep to a configuration: its later stages prune a graph, which has none; leave out config=True"
+        raise InputError(msg)
     given["data"] = reiterable(given["data"])
     original = _understand(model, given, given["example_inputs"], given["ignore"], given["drop"])
     limits = parse_budget(budget, original.whole.costs.original)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from fxprune.analysis import Analysis, analyze_program
+from fxprune.apply.sayable import Sayable, find_sayable
 from fxprune.batches import example_from
 from fxprune.blocks import Block
 from fxprune.budget import Budget
@@ -34,6 +36,7 @@ from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scor
 from fxprune.scores import Scores
 from fxprune.search import Choices, build_choices
 from fxprune.search import search as search_widths
+from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
 from fxprune.version import __version__
 from fxprune.widths import Range, keep_most_important
@@ -98,12 +101,14 @@ class Subject:
         dropped: the blocks that go whole.
         analysis: that of the model without them.
         ignore: patterns of what has to keep its shape.
+        sayable: what the model's configuration can say; None where the search need not keep to that.
     """
 
     whole: Analysis
     dropped: tuple[Block, ...]
     analysis: Analysis
     ignore: tuple[str, ...]
+    sayable: Sayable | None = None
 
 
 def understand(
@@ -115,6 +120,7 @@ def understand(
     ignore: Sequence[str],
     drop: Drop,
     strict: bool,
+    config: bool = False,
 ) -> Subject:
     """Capture and analyze; without example inputs, one sample of the data's first batch serves.
 
@@ -129,7 +135,8 @@ def understand(
     whole = analyze_program(program, ignore=ignore, strict=strict)
     dropped = () if isinstance(drop, int | Depth) else choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
-    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))
+    found = find_sayable(model, whole).among(whole, analysis) if config else None
+    return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore), found)
 
 
 def build(
@@ -142,14 +149,14 @@ def build(
 ) -> SlimModule:
     """Search within the ranges of widths, unless they are given, then rewrite."""
     if widths is None:
-        widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
+        widths = _search(subject, scores, limits, making.ranges, making.method(scores))
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
 def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
     """Search within the ranges of widths, and nothing more: the plan."""
-    widths = _search(subject.analysis, scores, limits, making.ranges, making.method(scores))
+    widths = _search(subject, scores, limits, making.ranges, making.method(scores))
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     cut = subject.analysis.cut(kept)
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
@@ -171,6 +178,7 @@ def rewrite(
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
+    notes += () if subject.sayable is None else tuple(f"config: {line}" for line in str(subject.sayable).splitlines())
     if making.repairing is not None:
         notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
     original, seconds = whole.costs.original, time.perf_counter() - started
@@ -230,23 +238,33 @@ def _check_given(
 
 
 def _search(
-    analysis: Analysis, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
+    subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
 ) -> dict[str, int]:
     """Width of every group, within the budget."""
-    kinds = find_kinds(analysis) if method == "uniform" else ()
-    choices = choices_of(analysis, scores, tied_ranges(ranges, kinds))
-    tied = [kind.groups for kind in kinds]
-    joint = any(len(each) > 1 for each in tied) and all(group.name in scores.sensitivity for group in analysis.groups)
+    analysis, sayable = subject.analysis, subject.sayable
+    kinds = find_kinds(analysis) if method == "uniform" and sayable is None else ()
+    ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
+    ranges = tied_ranges(ranges, kinds)
+    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges, scores.whole)
+    choices = choices_of(analysis, scores, ranges, candidates)
+    joint = any(len(tie.groups) > 1 for tie in ties) and all(
+        group.name in scores.sensitivity for group in analysis.groups
+    )
     try:
-        return search_widths(analysis.costs, limits.limits, choices, method, kinds=tied, joint=joint)
+        return search_widths(analysis.costs, limits.limits, choices, method, ties, joint=joint)
     except InfeasibleBudget as error:
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"
         raise InfeasibleBudget(msg, error.shortfalls) from None
 
 
-def choices_of(analysis: Analysis, scores: Scores, ranges: Mapping[str, Range]) -> list[Choices]:
-    """The candidate widths of every group; one for those that keep theirs."""
+def choices_of(
+    analysis: Analysis,
+    scores: Scores,
+    ranges: Mapping[str, Range],
+    candidates: Mapping[str, NDArray[np.int64]] = MappingProxyType({}),
+) -> list[Choices]:
+    """The candidate widths of every group, those given or those of its range; one for groups that keep theirs."""
     return [
         build_choices(
             group.name,
@@ -256,6 +274,7 @@ def choices_of(analysis: Analysis, scores: Scores, ranges: Mapping[str, Range]) 
             floor=group.size if group.name in scores.whole else ranges[group.name].floor,
             sensitivity=scores.sensitivity.get(group.name),
             consumers=group.consumers,
+            widths=candidates.get(group.name),
         )
         for group in analysis.groups
     ]

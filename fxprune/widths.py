@@ -33,6 +33,11 @@ class Range:
     step: int
     floor: int
 
+    def allows(self, size: int, widths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which widths a group of this size may be cut to."""
+        allowed: NDArray[np.bool_] = (widths == size) | ((widths % self.step == 0) & (widths >= self.floor))
+        return allowed
+
 
 def width_ranges(analysis: Analysis, align: Align | None, floor: Floor | None) -> dict[str, Range]:
     """For each group its step and its floor.

@@ -10,6 +10,7 @@ from torch import nn
 import fxprune
 from fxprune.kinds import find_kinds, template, tied_ranges
 from fxprune.search import search
+from fxprune.search.ties import Tie
 from fxprune.widths import Range
 from tests.search.synthetic import make_model
 from tests.tiny_languages import IDS, gpt2, llama
@@ -108,8 +109,8 @@ def test_tied_groups_meet_the_limits_together(joint: bool) -> None:
     alike = [choice for choice in choices if np.array_equal(choice.widths, choices[0].widths)]
     names = tuple(choice.group for choice in alike)
     assert len(names) > 1
-    kinds = [names, *((choice.group,) for choice in choices if choice.group not in names)]
-    found = search(costs, limits, choices, "uniform", kinds=kinds, joint=joint)
+    ties = [Tie(names, int(choices[0].widths[-1]))]
+    found = search(costs, limits, choices, "uniform", ties, joint=joint)
     assert len({found[name] for name in names}) == 1
     usage = costs.evaluate(np.array([list(found.values())]), tuple(limits))
     assert all(usage[metric][0] <= limit for metric, limit in limits.items())

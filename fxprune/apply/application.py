@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, Interpreter
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from fxprune.analysis import Analysis, analyze_program
+from fxprune.analysis import Analysis, analyze_program, holds
 from fxprune.apply.attention import adapt_attention
 from fxprune.apply.attributes import slim_attributes
 from fxprune.apply.batches import with_another_batch
+from fxprune.apply.blueprint import blueprint_of
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
 from fxprune.apply.draft import Draft
@@ -39,6 +40,7 @@ from fxprune.apply.matching import match_calls
 from fxprune.apply.observe import Observation, observe
 from fxprune.apply.places import Place, place_of_node
 from fxprune.apply.search import Patches, Search, install
+from fxprune.apply.shorten import Moves, shorten
 from fxprune.apply.sizes import find_sizes
 from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
@@ -55,7 +57,9 @@ from fxprune.slim_module import SlimModule, assemble
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any = None) -> Module:
+def apply(
+    slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any = None, config: bool | None = None
+) -> Module:
     """The user's own class, slimmed: a copy of `model` whose parameters, buffers and size attributes are cut.
 
     Args:
@@ -64,10 +68,15 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
             copy shares no memory with it or with the slim module.
         example_inputs: what to check the copy on; None for those that the slim module was compiled with, or for
             those that can be inferred from the model.
+        config: of Transformers models: True to raise where the configuration cannot describe the slim model, so that what
+            is returned is sure to survive `save_pretrained` and `from_pretrained`; None to warn; False to leave it.
 
     Where the class derives a size in a way that no attribute can say (`B, N, C = x.shape`, then `reshape(B, N, C)`), the
     module that does gets a subclass of its class, of the same name, in whose text that one argument is an attribute:
     `reshape(B, N, self.slim_reshape_89)`. `fxprune.rewritten(copy)` shows every such edit as a diff.
+
+    Dropped blocks leave the lists that held them (`nn.ModuleList`, `nn.Sequential`), and what follows moves up: `layers.5`
+    is `layers.4` then, in the state dict too.
 
     Returns:
         The copy: same class (or such a subclass), training flags, hooks, `requires_grad`, tied weights and state dict
@@ -76,7 +85,8 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
 
     Raises:
         CheckpointError: the plan is of another model.
-        CannotApply: the model's own Python cannot follow the cut; names module, attribute and line.
+        CannotApply: the model's own Python cannot follow the cut (names module, attribute and line), or, with
+            `config=True`, its configuration cannot.
         InputError: `slim_or_plan` is neither, or example inputs are missing.
 
     Example:
@@ -91,13 +101,18 @@ def apply(slim_or_plan: SlimModule | Plan, model: Module, *, example_inputs: Any
     """
     plan = _plan_of(slim_or_plan)
     check_signature(plan, model)
+    subject, moves = shorten(model, plan.dropped) if plan.dropped else (model, Moves((), {}))
+    plan = moves.plan(plan) if plan.dropped else plan
     if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
         args, kwargs = slim_or_plan.example_inputs
-        program = _capture(model, args, kwargs)
+        program = _capture(subject, args, kwargs)
     else:
-        program = capture(model, example_inputs)
-    analysis = analyze_program(program, ignore=tuple(getattr(plan, "ignore", ())))
-    made: Module = _Application(plan, model, analysis, slim_or_plan).run()
+        program = capture(subject, example_inputs)
+    ignore = [
+        pattern for pattern in plan.ignore if not moves.dropped or any(holds(pattern, x) for x in program.tensors)
+    ]
+    analysis = analyze_program(program, ignore=ignore)
+    made: Module = _Application(plan, subject, analysis, slim_or_plan, moves).run(config)
     return made
 
 
@@ -147,12 +162,11 @@ def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 class _Application:
     """One application under way: what all its steps need."""
 
-    def __init__(self, plan: Plan, model: nn.Module, analysis: Analysis, source: SlimModule | Plan) -> None:
-        self.plan, self.model, self.analysis, self.source = plan, model, analysis, source
+    def __init__(
+        self, plan: Plan, model: nn.Module, analysis: Analysis, source: SlimModule | Plan, moves: Moves
+    ) -> None:
+        self.plan, self.model, self.analysis, self.source, self.moves = plan, model, analysis, source, moves
         self.program = analysis.program
-        if plan.dropped:
-            msg = f"the plan drops {plan.dropped[0]}; only the graph form has that so far"
-            raise CannotApply(msg)
         known = {group.name for group in analysis.groups}
         unknown = [name for name in plan.kept if name not in known]
         if unknown:
@@ -170,8 +184,8 @@ class _Application:
         ]
         self.slim = source if isinstance(source, SlimModule) else assemble(self.program, emitted, plan, None)
 
-    def run(self) -> Any:
-        """The checked copy."""
+    def run(self, config: bool | None) -> Any:
+        """The checked copy, its configuration rewritten if wanted (True: or else an error)."""
         base = self._copy()
         adapted = adapt_attention(self.model, base, slices_of(self.program, self.analysis.propagation, self.cut))
         inputs: Inputs = tree_unflatten(list(self.program.traced), self.program.in_spec)
@@ -196,13 +210,25 @@ class _Application:
         if another is not None:
             larger: Inputs = tree_unflatten(another, self.program.in_spec)
             self._check(base, self._expected(another), larger, search, found)
-        note = update_config(self.model, base)
-        if note is not None:
-            warnings.warn(note, stacklevel=3)
+        if config is not False:
+            self._configure(base, inputs, found, required=config is True)
         from fxprune.files.making import remember_making  # which imports this
 
         remember_making(base, self.slim)
         return base
+
+    def _configure(self, base: nn.Module, inputs: Inputs, used: Patches, *, required: bool) -> None:
+        """Rewrite the configuration of a Transformers model; raise or warn where that cannot be."""
+        if required and blueprint_of(self.model) is None:
+            msg = (
+                f"config=True: {type(self.model).__name__} is no Transformers model, it has no configuration to rewrite"
+            )
+            raise CannotApply(msg)
+        obstacle = update_config(self.model, base, inputs, used)
+        if obstacle is not None and required:
+            raise CannotApply(str(obstacle))
+        if obstacle is not None:
+            warnings.warn(str(obstacle), stacklevel=4)
 
     def _copy(self) -> nn.Module:
         """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""
@@ -218,10 +244,11 @@ class _Application:
 
     def _tensors(self) -> dict[str, Tensor]:
         slim = self.slim
-        return {
+        found = {
             **dict(slim.named_parameters(remove_duplicate=False)),
             **dict(slim.named_buffers(remove_duplicate=False)),
         }
+        return self.moves.keys(found) if isinstance(self.source, SlimModule) else found
 
     def _own(self, original: Tensor, slim: Tensor) -> Tensor:
         made = slim.detach().clone()

@@ -66,6 +66,7 @@ def build_choices(
     floor: int,
     sensitivity: Curve | None = None,
     consumers: int = 1,
+    widths: Ints | None = None,
 ) -> Choices:
     """List the widths that a group may be cut to, with the loss of each.
 
@@ -77,6 +78,7 @@ def build_choices(
         floor: the smallest width allowed.
         sensitivity: measured loss per width, if there is one; importance then only orders the indices.
         consumers: number of layers that the indices feed; a loss that is not measured counts once for each.
+        widths: the candidates, ascending, the original size last; None for those of `step` and `floor`.
 
     Returns:
         At most about 64 candidates, always with the original size among them.
@@ -84,7 +86,7 @@ def build_choices(
     Raises:
         PluginError: importance or sensitivity is negative, not finite, or of the wrong shape.
     """
-    widths = _candidate_widths(size, step, floor)
+    widths = _candidate_widths(size, step, floor) if widths is None else widths
     loss = (
         _retained_loss(group, size, importance, widths) * max(consumers, 1)
         if sensitivity is None

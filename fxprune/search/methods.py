@@ -10,7 +10,7 @@ from fxprune.search.choices import Choices, Ints
 from fxprune.search.knapsack import solve_knapsack
 from fxprune.search.problem import Costs, Problem, pose, require_feasible
 from fxprune.search.threshold import solve_threshold
-from fxprune.search.tied import tied
+from fxprune.search.ties import Tie, tie
 from fxprune.search.uniform import solve_uniform
 
 METHODS: Mapping[str, Callable[[Problem], Ints]] = {
@@ -25,8 +25,8 @@ def search(
     limits: Mapping[str, float],
     choices: Sequence[Choices],
     method: str = "knapsack",
+    ties: Sequence[Tie] = (),
     *,
-    kinds: Sequence[Sequence[str]] = (),
     joint: bool = False,
 ) -> dict[str, int]:
     """Choose a width for every group so that all limits hold and little is lost.
@@ -38,11 +38,10 @@ def search(
         costs: cost of any widths; a narrower group must never cost more.
         limits: metric to largest allowed amount.
         choices: candidate widths and losses, one per group of `costs`, in the same order.
-        method: `knapsack` (least sum of losses), `threshold` (one bound on every loss) or `uniform` (one width per kind).
-        kinds: for `uniform`: names of the groups that keep one width, each group in one kind; none ties nothing. Groups
-            of a kind have the same candidates.
-        joint: for `uniform`: whether losses of different kinds compare, so that the widths of kinds are chosen to lose
-            least together; otherwise all kinds keep one ratio.
+        method: `knapsack` (least sum of losses), `threshold` (one bound on every loss) or `uniform` (one keep-ratio).
+        ties: groups whose widths keep their proportions; their choices are of one length.
+        joint: for `uniform`: whether losses of different groups compare, so that the widths of what is tied are chosen to
+            lose least together; otherwise all keep one ratio.
 
     Returns:
         Group name to width; the original sizes where they already meet the limits.
@@ -52,40 +51,17 @@ def search(
         InputError: there is no such method.
     """
     solve = _method(method)
-    if method == "uniform" and kinds:
-        return _search_kinds(costs, limits, choices, kinds, solve_knapsack if joint else solve)
-    return _solve(costs, limits, choices, method, solve)
-
-
-def _search_kinds(
-    costs: Costs,
-    limits: Mapping[str, float],
-    choices: Sequence[Choices],
-    kinds: Sequence[Sequence[str]],
-    solve: Callable[[Problem], Ints],
-) -> dict[str, int]:
-    """One width for each kind, handed to its groups."""
-    tied_costs, tied_choices = tied(costs, choices, kinds)
-    found = _solve(tied_costs, limits, tied_choices, "uniform", solve)
-    by_group = {name: found[kind[0]] for kind in kinds for name in kind}
-    return {name: by_group[name] for name in costs.groups}
-
-
-def _solve(
-    costs: Costs,
-    limits: Mapping[str, float],
-    choices: Sequence[Choices],
-    method: str,
-    solve: Callable[[Problem], Ints],
-) -> dict[str, int]:
-    problem = pose(costs, limits, choices)
+    if method == "uniform" and joint:
+        solve = solve_knapsack
+    tied, merged = tie(costs, choices, ties)
+    problem = pose(tied if ties else costs, limits, merged)
     levels = problem.full
     if limits and not problem.feasible(levels[None])[0]:
         require_feasible(problem)
         levels = solve(problem)
         # Above 2^53 a sum may depend on the size of the batch that it was evaluated in, by rounding.
         assert (problem.usage(levels[None])[0] <= problem.limits * (1 + 1e-12)).all(), f"{method} broke a limit"
-    return dict(zip(costs.groups, problem.widths_at(levels).tolist(), strict=True))
+    return dict(zip(costs.groups, tied.expand(problem.widths_at(levels)[None])[0].tolist(), strict=True))
 
 
 def _method(name: object) -> Callable[[Problem], Ints]:

@@ -120,9 +120,9 @@ def test_value_dimensions_of_their_own_where_one_attribute_says_both() -> None:
 def test_a_configuration_follows_and_generation_with_a_cache_works() -> None:
     model, inputs = _transformer("llama")
     slim = fxprune.compile(
-        model, "70%", example_inputs=inputs, align=1, floor=_whole_heads(model, inputs), search="uniform"
+        model, "70%", example_inputs=inputs, align=1, floor=_whole_heads(model, inputs), search="uniform", config=True
     )
-    made = apply(slim, model)
+    made = apply(slim, model, config=True)
     mlp = made.model.layers[0].mlp
     assert made.config.intermediate_size == mlp.gate_proj.out_features < model.config.intermediate_size == 128
     assert made.config.hidden_size == mlp.gate_proj.in_features
