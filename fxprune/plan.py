@@ -114,7 +114,7 @@ class Plan:
             "tied": dict(self.tied),
             "unsaved": list(self.unsaved),
         }
-        return json.dumps(data, indent=1)
+        return json.dumps(data)  # on one line: indented, each of millions of indices would have its own
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
