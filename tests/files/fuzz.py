@@ -11,25 +11,41 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-with atheris.instrument_imports(include=["fxprune.files", "fxprune.safe_json", "fxprune.plain", "fxprune.plan"]):
-    import fxprune
-    from fxprune import CheckpointError
-    from tests.files.mutation import members, packed
-    from tests.files.nets import compiled
-
 NAMES = ("plan.json", "graph.json", "report.json", "weights.safetensors", "scores.safetensors", "inputs.safetensors")
-FOLDER = Path(tempfile.mkdtemp())
+
+
+def main() -> None:
+    """Instrument fxprune while it is imported, write the first inputs, fuzz."""
+    import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    with atheris.instrument_imports(include=["fxprune.files", "fxprune.safe_json", "fxprune.plain", "fxprune.plan"]):
+        import fxprune
+        from tests.files.mutation import packed
+
+    folder = Path(tempfile.mkdtemp())
+    sound, path = seeds(folder / "corpus"), folder / "slim.fxprune"
+
+    def attack(data: bytes) -> None:
+        number, content = data[0] if data else 0, data[1:]
+        path.write_bytes(packed({**sound, NAMES[number]: content}) if number < len(NAMES) else content)
+        with contextlib.suppress(fxprune.CheckpointError):
+            fxprune.load(path)
+
+    atheris.Setup([*sys.argv, "-max_len=100000", str(folder / "corpus")], attack)
+    atheris.Fuzz()
 
 
 def seeds(folder: Path) -> dict[str, bytes]:
     """Write the first inputs; the members of a sound file that the others replace one of."""
+    import fxprune
+    from tests.files.mutation import members
+    from tests.files.nets import compiled
+
     folder.mkdir()
     found: dict[str, bytes] = {}
     for name in ("sequential", "tied", "nested"):
-        fxprune.save(compiled(name)[0], FOLDER / "seed.fxprune")
-        content = (FOLDER / "seed.fxprune").read_bytes()
+        fxprune.save(compiled(name)[0], folder.parent / "seed.fxprune")
+        content = (folder.parent / "seed.fxprune").read_bytes()
         found = members(content)
         for number, member in enumerate(NAMES):
             (folder / f"{name}-{member}").write_bytes(bytes([number]) + found[member])
@@ -37,18 +53,5 @@ def seeds(folder: Path) -> dict[str, bytes]:
     return found
 
 
-SOUND = seeds(FOLDER / "corpus")
-
-
-def attack(data: bytes) -> None:
-    """Load what the bytes are."""
-    number, content = data[0] if data else 0, data[1:]
-    path = FOLDER / "slim.fxprune"
-    path.write_bytes(packed({**SOUND, NAMES[number]: content}) if number < len(NAMES) else content)
-    with contextlib.suppress(CheckpointError):
-        fxprune.load(path)
-
-
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, "-max_len=100000", str(FOLDER / "corpus")], attack)
-    atheris.Fuzz()
+    main()
