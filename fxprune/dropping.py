@@ -37,7 +37,8 @@ def without_least(
     known = scores.blocks or _influences(context)
     dropped = least_important(blocks, known, depth)
     analysis = without_blocks(subject.whole, dropped, ignore=subject.ignore, strict=strict)
-    made = replace(subject, dropped=dropped, analysis=analysis)
+    sayable = None if subject.sayable is None else subject.sayable.among(subject.analysis, analysis)
+    made = replace(subject, dropped=dropped, analysis=analysis, sayable=sayable)
     return made, carried(replace(scores, blocks=known), subject.analysis, analysis)
 
 

@@ -271,8 +271,15 @@ def best_of_grid(
 def on_grid(
     subject: Subject, scores: Scores, limits: Budget, context: Context, search: str | Grid | None
 ) -> tuple[Subject, Scores, Mapping[str, int] | None]:
-    """What the grid chooses, if `search` is one; else what came in, and no widths."""
+    """What the grid chooses, if `search` is one; else what came in, and no widths.
+
+    Raises:
+        InputError: the grid cannot be searched as asked for.
+    """
     if isinstance(search, str | None) and search != GRID:
         return subject, scores, None
+    if subject.sayable is not None:
+        msg = 'a grid does not know which widths a configuration can say; take search="uniform" with config=True'
+        raise InputError(msg)
     level, candidate = best_of_grid(subject, scores, limits, context, search if isinstance(search, Grid) else Grid())
     return level.subject, level.scores, candidate.widths

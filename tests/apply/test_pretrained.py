@@ -60,6 +60,22 @@ def test_loads_in_a_fresh_process(names: Sequence[str], tmp_path: Path) -> None:
     assert load_all(tmp_path).split() == [word for name in sorted(names) for word in (name, "loads")]
 
 
+def test_minitron_keeps_to_the_configuration_in_width_and_depth() -> None:
+    """What is inside a head keeps its width, and so does what goes with it; groups are renamed where the first layer goes."""
+    model, inputs = pretrained("llama")
+    options: dict[str, Any] = {"data": [inputs, inputs], "config": True, "progress": False}
+    slim = fxprune.compile(model, {"params": "60%"}, drop=1, **options)
+    made = fxprune.apply(slim, model, config=True)
+    assert (slim.plan.scorer, slim.plan.search) == ("minitron", "uniform")
+    assert made.config.num_hidden_layers == model.config.num_hidden_layers - 1
+    assert made.config.head_dim == model.config.head_dim
+    assert {"hidden_size", "intermediate_size"} <= changed(model, made)
+    with torch.no_grad():
+        torch.testing.assert_close(made(**inputs)[0], slim.eval()(**inputs)[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="a grid does not know"):
+        fxprune.compile(model, {"params": "60%"}, search="grid", **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3_text", "gpt2", "mamba", "qwen2"])
 def test_dropped_layers(name: str, tmp_path: Path) -> None:
