@@ -22,6 +22,7 @@ __all__ = [
     "add_model_options",
     "add_pruning_options",
     "add_scoring_options",
+    "blocks_to_drop",
     "known_inputs",
     "model_and_inputs",
     "parse_budget_options",
@@ -87,7 +88,10 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool, budg
         action="append",
         default=[],
         metavar="PATTERN",
-        help="block to drop whole (fxprune inspect lists them)",
+        help="block to drop whole (fxprune inspect lists them), or how many of the least important ones",
+    )
+    group.add_argument(
+        "--config", action="store_true", help="only widths that the configuration of a Transformers model can say"
     )
     group.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
     group.add_argument(
@@ -164,6 +168,22 @@ def parse_budget_options(texts: Sequence[str]) -> str | dict[str, str]:
     return budget
 
 
+def blocks_to_drop(texts: Sequence[str]) -> list[str] | int:
+    """The values of `--drop`: names and patterns, or one number.
+
+    Example:
+        >>> blocks_to_drop(["layers.3", "layers.5"]), blocks_to_drop(["2"])
+        (['layers.3', 'layers.5'], 2)
+    """
+    numbers = [text for text in texts if text.isdecimal()]
+    if numbers and len(texts) > 1:
+        msg = (
+            f"--drop is given {len(texts)} times, and {numbers[0]!r} is a number: name blocks, or give one number alone"
+        )
+        raise InputError(msg)
+    return int(numbers[0]) if numbers else list(texts)
+
+
 def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Namespace) -> SlimModule:
     """Compile `model` as `add_pruning_options` describes."""
     import fxprune
@@ -175,7 +195,8 @@ def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Name
         scorer=options.scorer,
         ignore=options.ignore,
         align=options.align,
-        drop=options.drop,
+        drop=blocks_to_drop(options.drop),
+        config=options.config,
         search=options.search,
         seed=options.seed,
         **scoring_arguments(options),

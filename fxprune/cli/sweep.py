@@ -11,6 +11,7 @@ from fxprune.cli.options import (
     add_model_options,
     add_pruning_options,
     add_scoring_options,
+    blocks_to_drop,
     model_and_inputs,
     parse_budget_options,
     scoring_arguments,
@@ -45,11 +46,12 @@ def run(options: argparse.Namespace) -> None:
         if folder is not None:
             make_folder(folder)
     model, inputs = model_and_inputs(options)
-    names = ("scorer", "ignore", "align", "drop", "search", "seed")
+    names = ("scorer", "ignore", "align", "search", "seed", "config")
     front = fxprune.sweep(
         model,
         [parse_budget_options(text.split(",")) for text in options.budget],
         example_inputs=inputs,
+        drop=blocks_to_drop(options.drop),
         **{name: getattr(options, name) for name in names},
         **scoring_arguments(options),
     )

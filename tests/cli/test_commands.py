@@ -97,7 +97,15 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "align": 4,
         "search": "uniform",
         "seed": 7,
+        "config": False,
     }
+    assert main(["compile", *TOY, "--budget", "20%", "--drop", "2", "--config"]) == 2
+    assert (seen["drop"], seen["config"]) == (2, True)
+
+
+def test_blocks_are_named_or_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", *TOY, "--budget", "50%", "--drop", "2", "--drop", "layers.1"]) == 2
+    assert "name blocks, or give one number alone" in capsys.readouterr().err
 
 
 def test_onnx_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
