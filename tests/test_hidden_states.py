@@ -33,7 +33,9 @@ def states(model: nn.Module) -> tuple[Tensor, ...]:
 
 
 def test_cut_features_are_compared_where_they_are_left(llama: Any) -> None:
-    slim = fxprune.compile(llama, {"params": "60%"}, example_inputs={"input_ids": TOKENS}, search="uniform")
+    slim = fxprune.compile(
+        llama, {"params": "60%"}, example_inputs={"input_ids": TOKENS}, search="uniform", config=True
+    )
     small = fxprune.apply(slim, llama)
     own, other = states(small), states(llama)
     assert own[0].shape[-1] < other[0].shape[-1]
