@@ -21,6 +21,7 @@ from fxprune.backends.examples import flat_tensors
 from fxprune.backends.machine import describe_device, versions_of
 from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Timing, cuda_clock, wall_clock
 from fxprune.errors import BackendError
+from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs, device_of
 
 
@@ -134,22 +135,6 @@ def _recorded(call: Call, device: torch.device) -> Call:
         return outputs
 
     return replay
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Every sub-module in eval mode while the context lasts; afterwards each has its own flag again.
-
-    The flags are set one by one: `module.eval()` may do more in classes that override it, which could not be undone.
-    """
-    flags = [(child, child.training) for child in module.modules()]
-    try:
-        for child, _ in flags:
-            child.training = False
-        yield module
-    finally:
-        for child, flag in flags:
-            child.training = flag
 
 
 def _refuse() -> NoReturn:

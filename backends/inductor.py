@@ -24,12 +24,12 @@ from torch.export import ExportedProgram
 from fxprune.backends.atomic import replacing
 from fxprune.backends.base import Artifact, Runner, TensorSpec, measure_module
 from fxprune.backends.dynamic import BATCH, DEPENDS, batch_shapes, traceable, why_fixed
-from fxprune.backends.eager import evaluating
 from fxprune.backends.examples import batch_size_of, cloned, flat_tensors
 from fxprune.backends.machine import describe_device, versions_of
 from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Timing, cuda_clock, wall_clock
 from fxprune.backends.onnx import largest_error
 from fxprune.errors import BackendError
+from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs, device_of
 
 METADATA = "fxprune"

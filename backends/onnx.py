@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fxprune.backends.atomic import companion_name, replacing
 from fxprune.backends.base import Artifact, Runner, TensorSpec, measure_module
-from fxprune.backends.eager import EagerRunner, evaluating
+from fxprune.backends.eager import EagerRunner
 from fxprune.backends.examples import batch_size_of, cloned, resize_batch
 from fxprune.backends.measure import DEFAULT_TIMING, Latency, Timing
 from fxprune.backends.onnx_export import Exported, export_program
@@ -31,6 +31,7 @@ from fxprune.backends.parity import compare_outputs
 from fxprune.backends.registry import missing
 from fxprune.backends.session import INSTALL, open_session
 from fxprune.errors import BackendError
+from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
 
 EXTERNAL_BYTES = 1536 * 2**20

@@ -23,7 +23,6 @@ from torch import nn
 
 from fxprune.backends.atomic import replacing
 from fxprune.backends.base import Artifact, Runner, measure_module
-from fxprune.backends.eager import evaluating
 from fxprune.backends.engine_file import EngineInfo, write_engine
 from fxprune.backends.examples import batch_size_of
 from fxprune.backends.feeding import place_tensors
@@ -40,6 +39,7 @@ from fxprune.backends.tensorrt_package import Package, choose_capability, choose
 from fxprune.backends.tensorrt_profiles import Profile, choose_profiles, describe
 from fxprune.backends.tensorrt_run import open_engine
 from fxprune.errors import BackendError
+from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
 from fxprune.plan import Plan
 from fxprune.version import __version__

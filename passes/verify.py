@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.cut import Cut
 from fxprune.errors import CaptureError, FxpruneError, RewriteError, VerificationError
+from fxprune.evaluating import evaluating
 from fxprune.passes.double import double_inputs, in_double
 from fxprune.passes.masked import MaskedOriginal, private
 from fxprune.program import Program
@@ -51,7 +52,7 @@ def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModu
         RewriteError: a value of the slim model has another shape than the analysis says, or an operation fails.
         VerificationError: the error is beyond rounding.
     """
-    with torch.no_grad(), _Evaluating(slim), full_precision():
+    with torch.no_grad(), evaluating(slim), full_precision():
         expected = MaskedOriginal(program, propagation, cut)
         error, suspicious = run_and_compare(expected, _Checked(slim, propagation, cut), program.traced)
         if suspicious:
@@ -171,21 +172,6 @@ class _Checked(Interpreter):
                 msg = f"the slim model computes shape {tuple(value.shape)} where {expected} is kept"
                 raise RewriteError(msg, origin)
         return value
-
-
-class _Evaluating:
-    """Eval mode for a while, each module's own flag restored."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.flags = [(child, child.training) for child in module.modules()]
-
-    def __enter__(self) -> None:
-        for child, _ in self.flags:
-            child.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for child, flag in self.flags:
-            child.training = flag
 
 
 @contextlib.contextmanager

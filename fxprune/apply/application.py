@@ -48,6 +48,7 @@ from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.caches import empty_caches
 from fxprune.capture import capture
 from fxprune.errors import CannotApply, CheckpointError, InputError
+from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
 from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
@@ -265,15 +266,9 @@ class _Application:
 
     def _expected(self, flat: list[Any]) -> list[Any]:
         """What the graph form computes."""
-        flags = {child: child.training for child in self.slim.modules()}
-        self.slim.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng():
-                torch.manual_seed(0)
-                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
-        finally:
-            for child, flag in flags.items():
-                child.training = flag
+        with evaluating(self.slim), torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
 
     def _moved(self, value: Any) -> Any:
         """An input as the slim module's tensors are, which may have been moved since they were cut."""

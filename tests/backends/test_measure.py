@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from fxprune.backends import Timing, measure, measure_side_by_side, median_interval
-from fxprune.backends.eager import EagerBackend, evaluating
+from fxprune.backends.eager import EagerBackend
 from fxprune.backends.intervals import _rank
 from fxprune.backends.measure import Call
 from fxprune.errors import BackendError
+from fxprune.evaluating import evaluating
 
 
 @pytest.mark.parametrize("count", [6, 7, 20, 25, 100, 1001])
