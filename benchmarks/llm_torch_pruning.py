@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.torch_pruning_budget import fresh_groupings, largest_within
 from fxprune.cli.vision_operators import declare_vision_operators
 
 TRIES = 8
@@ -25,23 +26,6 @@ TRIES = 8
 def body(model: nn.Module) -> int:
     """Parameters without embeddings."""
     return sum(each.numel() for name, each in model.named_parameters() if "embed" not in name and "lm_head" not in name)
-
-
-def bisect(model: nn.Module, budget: float, tokens: Tensor) -> nn.Module:
-    """The largest model within the budget that bisection of the ratio meets."""
-    low, high = 0.0, 1.0
-    best: nn.Module | None = None
-    for _ in range(TRIES):
-        ratio = (low + high) / 2
-        made = attempt(model, ratio, tokens)
-        size = body(made)
-        low, high = (low, ratio) if size <= budget else (ratio, high)
-        if size <= budget and (best is None or size > body(best)):
-            best = made
-    if best is None:
-        msg = f"no ratio comes under {budget:,.0f} parameters"
-        raise ValueError(msg)
-    return best
 
 
 def attempt(model: nn.Module, ratio: float, tokens: Tensor) -> nn.Module:
@@ -65,9 +49,7 @@ def attempt(model: nn.Module, ratio: float, tokens: Tensor) -> nn.Module:
         head_pruning_ratio=ratio,
         ignored_layers=[made.lm_head],
         output_transform=lambda output: output["logits"],
-        in_channel_groups={},
-        out_channel_groups={},
-        channel_groups={},
+        **fresh_groupings(),
     )
     pruner.step()
     for layer in made.model.layers:
@@ -86,7 +68,7 @@ def main() -> None:
     given, budget, out = sys.argv[1:]
     # Both files are the benchmark's own.
     model, tokens = torch.load(given, weights_only=False)
-    torch.save(bisect(model, float(budget), tokens), out)
+    torch.save(largest_within(lambda ratio: attempt(model, ratio, tokens), body, float(budget), TRIES), out)
 
 
 if __name__ == "__main__":

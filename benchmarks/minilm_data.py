@@ -1,6 +1,6 @@
 """What all methods of the MiniLM benchmark share: the encoder, batches of sentences, embeddings, the stage of distillation.
 
-Imports neither fxprune nor another pruner, so that it works in the environment of each.
+Imports no other pruner than fxprune, so that it works in the environment of each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from torch import Tensor, nn
+
+from fxprune.cli.vision_operators import declare_vision_operators
 
 Data = list[dict[str, Tensor]]
 LONGEST = 64
@@ -29,19 +31,6 @@ def load(**options: Any) -> tuple[nn.Module, Any]:
 
     model = AutoModel.from_pretrained(get_model_path(), **options).eval().requires_grad_(False)
     return model, AutoTokenizer.from_pretrained(get_model_path())
-
-
-def declare_vision_operators() -> None:
-    """Declare what a torchvision without its compiled part looks up when Transformers imports it."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    _LIBRARIES.append(library)
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-_LIBRARIES: list[torch.library.Library] = []
-"""A declaration lasts as long as its library object."""
 
 
 def batches_of(texts: Sequence[str], tokenizer: Any, size: int = 64) -> Data:

@@ -14,25 +14,20 @@ from typing import Any
 from torch import nn
 
 from benchmarks.minilm_data import Data, budget_of
+from benchmarks.torch_pruning_budget import fresh_groupings, largest_within
 
 TRIES = 12
 
 
 def prune_torch_pruning(model: nn.Module, data: Data, share: float, *, together: bool) -> nn.Module:
     """The largest model within the budget that bisection meets."""
-    budget, low, high = budget_of(model, share), 0.0, 1.0
-    best: nn.Module | None = None
-    for _ in range(TRIES):
-        ratio = (low + high) / 2
-        made = _attempt(model, data, ratio, together=together)
-        size = sum(each.numel() for each in made.parameters())
-        low, high = (low, ratio) if size <= budget else (ratio, high)
-        if size <= budget and (best is None or size > sum(each.numel() for each in best.parameters())):
-            best = made
-    if best is None:
-        msg = f"no ratio comes under {share:.0%}"
-        raise ValueError(msg)
-    return best
+
+    def size(made: nn.Module) -> int:
+        return sum(each.numel() for each in made.parameters())
+
+    return largest_within(
+        lambda ratio: _attempt(model, data, ratio, together=together), size, budget_of(model, share), TRIES
+    )
 
 
 def _attempt(model: nn.Module, data: Data, ratio: float, *, together: bool) -> nn.Module:
@@ -59,9 +54,7 @@ def _attempt(model: nn.Module, data: Data, ratio: float, *, together: bool) -> n
         head_pruning_ratio=ratio,
         ignored_layers=ignored,
         output_transform=lambda output: output["last_hidden_state"],
-        in_channel_groups={},
-        out_channel_groups={},
-        channel_groups={},
+        **fresh_groupings(),
     )
     pruner.step()
     for layer in made.encoder.layer:

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from benchmarks.quality_plan import Method, Variant
 from benchmarks.quality_problem import Problem, Pruned, loss
+from benchmarks.torch_pruning_budget import fresh_groupings
 
 CLOSE = 0.005
 """Bisection ends this far below the budget."""
@@ -74,11 +75,8 @@ def _attempt(problem: Problem, chosen: Method, ratio: float, first: dict[str, Te
         max_pruning_ratio=0.95,
         iterative_steps=chosen.steps,
         ignored_layers=[model.classifier],
-        # Its defaults are dictionaries that all pruners share and fill.
-        in_channel_groups={},
-        out_channel_groups={},
         num_heads={},
-        channel_groups={},
+        **fresh_groupings(),
     )
     for step in range(chosen.steps):
         _set_gradients(model, first if step == 0 else gradients(model, problem, chosen.criterion))
