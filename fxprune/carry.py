@@ -34,8 +34,8 @@ def carried(scores: Scores, whole: Analysis, part: Analysis) -> Scores:
     Raises:
         InputError: a group of the part chooses in another way than in the whole, so that its scores do not fit.
     """
-    known = {place: group for group in whole.groups for place in _places(whole, group)}
-    former = {group.name: _same(part, group, known).name for group in part.groups}
+    groups = former_groups(whole, part)
+    former = {group.name: _same(group, groups).name for group in part.groups}
 
     def renamed(values: Mapping[str, Value]) -> dict[str, Value]:
         return {name: values[old] for name, old in former.items() if old in values}
@@ -48,8 +48,15 @@ def carried(scores: Scores, whole: Analysis, part: Analysis) -> Scores:
     )
 
 
-def _same(part: Analysis, group: Group, known: Mapping[Place, Group]) -> Group:
-    found = next((known[place] for place in _places(part, group) if place in known), None)
+def former_groups(whole: Analysis, part: Analysis) -> dict[str, Group]:
+    """Name of each group of `part` -> the group of `whole` whose indices stand at the same place."""
+    known = {place: group for group in whole.groups for place in _places(whole, group)}
+    found = {group.name: [known[place] for place in _places(part, group) if place in known] for group in part.groups}
+    return {name: groups[0] for name, groups in found.items() if groups}
+
+
+def _same(group: Group, former: Mapping[str, Group]) -> Group:
+    found = former.get(group.name)
     if found is None or found.shape != group.shape:
         msg = (
             f"without the dropped blocks group {group.name!r} chooses in another way than before, so its scores do not "

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import TypeAlias
 
-from fxprune.axes import Axis, Product, Variable
+from fxprune.axes import Axis, Variable, size_at
 from fxprune.groups import variables_of
 from fxprune.kinds import Kind
-
-Widths: TypeAlias = Mapping[Variable, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +24,6 @@ class Equation:
     dim: int
     axis: Axis
     size: int
-
-
-def size_of(axis: Axis, widths: Widths) -> int:
-    """Size of a settled axis at these widths; other variables keep theirs.
-
-    Example:
-        >>> kept, whole = Variable(4), Variable(8)
-        >>> size_of(Product((kept, whole)), {kept: 3})
-        24
-    """
-    if isinstance(axis, Variable):
-        return widths.get(axis, axis.size)
-    sizes = [size_of(each, widths) for each in (axis.factors if isinstance(axis, Product) else axis.parts)]
-    return prod(sizes) if isinstance(axis, Product) else sum(sizes)
 
 
 def solve(
@@ -65,7 +47,7 @@ def solve(
         known[kind] = width
     widths = {variable: known.get(kind, 0) for variable, kind in kinds.items()}
     solved = known.keys() == set(kinds.values())
-    return known if solved and all(size_of(each.axis, widths) == each.size for each in equations) else None
+    return known if solved and all(size_at(each.axis, widths) == each.size for each in equations) else None
 
 
 def _next(
@@ -86,7 +68,7 @@ def _width(equation: Equation, kind: Kind, kinds: Mapping[Variable, Kind], known
 
     def at(width: int) -> int:
         trial = {**known, kind: width}
-        return size_of(equation.axis, {variable: trial.get(own, variable.size) for variable, own in kinds.items()})
+        return size_at(equation.axis, {variable: trial.get(own, variable.size) for variable, own in kinds.items()})
 
     slope = at(2) - at(1)
     rest = equation.size - (at(1) - slope)

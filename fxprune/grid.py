@@ -31,7 +31,7 @@ from fxprune.passes.trials import Trials
 from fxprune.pruning import Subject, choices_of
 from fxprune.search.choices import Choices, Floats, Ints
 from fxprune.search.problem import Problem, pose, require_feasible
-from fxprune.search.tied import tied
+from fxprune.search.ties import Tie, tie
 from fxprune.widths import Align, Floor, keep_most_important, width_ranges
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _of_level(level: Level, limits: Budget, grid: Grid, align: Align | None, flo
     kinds = find_kinds(analysis)
     scores = level.scores if grid.width else replace(level.scores, whole=frozenset(analysis.costs.groups))
     choices = choices_of(analysis, scores, tied_ranges(width_ranges(analysis, align, floor), kinds))
-    costs, of_kinds = tied(analysis.costs, choices, [kind.groups for kind in kinds])
+    costs, of_kinds = tie(analysis.costs, choices, [Tie(kind.groups, kind.size) for kind in kinds])
     problem = pose(costs, limits.limits, _coarse(of_kinds, grid.steps))
     _check_size(problem)
     require_feasible(problem)

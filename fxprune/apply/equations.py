@@ -11,12 +11,9 @@ these are equations for the widths, none of which can be more than it was:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
-
 from fxprune.analysis import Analysis
 from fxprune.apply.blueprint import Sizes
-from fxprune.axes import Axis, Product, Variable
+from fxprune.axes import Axis, Variable, size_at
 from fxprune.groups import variables_of
 
 Widths = dict[Variable, int]
@@ -45,7 +42,7 @@ def solve_widths(analysis: Analysis, sizes: Sizes, *, taker: int) -> dict[str, i
         if len(rest) == len(changed) and not _settle(rest[0], known, free, taker=taker):
             return None
         changed = rest if len(rest) < len(changed) else rest[1:]
-    if any(_count(axis, known) != size for axis, size in equations):
+    if any(size_at(axis, known) != size for axis, size in equations):
         return None
     return {
         group.name: known[group.variable]
@@ -77,18 +74,9 @@ def _settle(equation: _Equation, known: Widths, free: set[Variable], *, taker: i
     if len(unknown) > 1 and taker is None:
         return False
     variable = unknown[min(taker or 0, len(unknown) - 1)]
-    fitting = (width for width in range(1, variable.size + 1) if _count(axis, {**known, variable: width}) == size)
+    fitting = (width for width in range(1, variable.size + 1) if size_at(axis, {**known, variable: width}) == size)
     width = next(fitting, None)
     if width is None:
         return taker is None  # nothing fits: the comparison in the end will say so
     known[variable] = width
     return True
-
-
-def _count(axis: Axis, widths: Mapping[Variable, int]) -> int:
-    """The size of an axis."""
-    if isinstance(axis, Variable):
-        return widths.get(axis, axis.size)
-    if isinstance(axis, Product):
-        return prod(_count(factor, widths) for factor in axis.factors)
-    return sum(_count(part, widths) for part in axis.parts)

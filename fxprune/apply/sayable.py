@@ -32,6 +32,7 @@ from fxprune.apply.blueprint import Field, UnbuildableError, blueprint_of, is_te
 from fxprune.apply.equations import solve_widths
 from fxprune.apply.fields import Decisions
 from fxprune.apply.reload import reload, same_outputs
+from fxprune.carry import former_groups
 from fxprune.errors import InputError
 from fxprune.groups import Group, variables_of
 from fxprune.inputs import Inputs
@@ -103,8 +104,8 @@ class Sayable:
             whole: analysis of the whole model.
             part: analysis of the model without the blocks.
         """
-        before, after = _places(whole), _places(part)
-        names = {name: before[place] for place, name in reversed(after.items())}
+        former = former_groups(whole, part)
+        names = {group.name: former[group.name].name for group in part.groups}
         ties, fields = [], []
         for each, said in zip(self.ties, self.fields, strict=True):
             left = tuple(name for name, known in names.items() if known in each.groups)
@@ -113,18 +114,6 @@ class Sayable:
                 fields.append(said)
         held = {name: self.held[known] for name, known in names.items() if known in self.held}
         return Sayable(tuple(ties), tuple(fields), held)
-
-
-def _places(analysis: Analysis) -> dict[tuple[str, int, int], str]:
-    """Where groups stand, by tensor, dimension and position among what the dimension is made of."""
-    owners = {group.variable: group.name for group in analysis.groups}
-    return {
-        (name, dim, at): owners[variable]
-        for name, axes in analysis.propagation.tensors.items()
-        for dim, axis in enumerate(axes)
-        for at, variable in enumerate(dict.fromkeys(variables_of(axis)))
-        if variable in owners
-    }
 
 
 def sayable(model: nn.Module, example_inputs: Any = None, *, ignore: Sequence[str] = ()) -> Sayable:

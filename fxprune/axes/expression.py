@@ -15,7 +15,7 @@ Axes of size 1 take no part: there is nothing to cut in them, and broadcasting l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
@@ -162,6 +162,20 @@ def leaves(axis: Axis) -> Iterator[Variable]:
     else:
         for child in axis.factors if isinstance(axis, Product) else axis.parts:
             yield from leaves(child)
+
+
+def size_at(axis: Axis, widths: Mapping[Variable, int]) -> int:
+    """Size of a settled expression at these widths; other variables keep theirs.
+
+    Example:
+        >>> kept, whole = Variable(4), Variable(8)
+        >>> size_at(Product((kept, whole)), {kept: 3})
+        24
+    """
+    if isinstance(axis, Variable):
+        return widths.get(axis, axis.size)
+    sizes = [size_at(each, widths) for each in (axis.factors if isinstance(axis, Product) else axis.parts)]
+    return prod(sizes) if isinstance(axis, Product) else sum(sizes)
 
 
 def settle(axis: Axis) -> Axis:
