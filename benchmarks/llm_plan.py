@@ -46,7 +46,7 @@ FULL = Scale(
     Shape(4096, 512, 1408, 10, 8, 4, 64),
     150_000_000,
     Recipe(3000, 64, 512, 1e-3),
-    Recipe(150, 32, 512, 3e-4, seed=1),
+    Recipe(300, 32, 512, 5e-4, seed=1),
     calibration=256,
     tested=256,
 )

@@ -37,6 +37,17 @@ PACKAGES = (
     "hypothesis",
     "pydantic",
     "rich",
+    "jax",
+    "cupy",
+    "botorch",
+    "gpytorch",
+    "lightning",
+    "pytorch_lightning",
+    "torchmetrics",
+    "torch_geometric",
+    "sentence_transformers",
+    "triton",
+    "accelerate",
 )
 HELD_OUT = 50
 """One file in so many is held out."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fxprune.scorer import BUILT_IN
 
@@ -31,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, cases: list[str], rank: int, size: int) -> subprocess.Popen[str]:
+def start(folder: Path, cases: list[str], rank: int, size: int, device: str = "cpu") -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.ranks.program"]
-    command += [",".join(cases), str(rank), str(size), str(folder)]
+    command += [",".join(cases), str(rank), str(size), str(folder), device]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -44,6 +45,18 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 def results(folder: Path, case: str, size: int) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < SIZE, reason="needs two GPUs")
+def test_two_gpus_give_the_plan_of_one(tmp_path: Path) -> None:
+    """Through NCCL, each rank on a GPU of its own."""
+    compared = ["shared", "repaired", *SCORERS]
+    runs = [(compared, 0, 1), *((["exchange", *compared], rank, SIZE) for rank in range(SIZE))]
+    for process in [start(tmp_path, *run, device="cuda") for run in runs]:
+        finish(process)
+    for case in compared:
+        (alone,) = results(tmp_path, case, 1)
+        assert [each["plan"] for each in results(tmp_path, case, SIZE)] == [alone["plan"]] * SIZE
 
 
 @pytest.mark.parametrize("case", ["shared", *SCORERS])

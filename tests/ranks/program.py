@@ -1,6 +1,6 @@
-"""What each process of a multi-process test runs: `python -m tests.ranks.program CASE RANK SIZE FOLDER`.
+"""What each process of a multi-process test runs: `python -m tests.ranks.program CASE RANK SIZE FOLDER [DEVICE]`.
 
-It writes what its rank ends with to `FOLDER/CASE-SIZE-RANK.json`.
+On "cuda" every rank has a GPU of its own, and NCCL connects them. It writes what its rank ends with to `FOLDER/CASE-SIZE-RANK.json`.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ class Shared:
         time.sleep(self.delay)
 
 
+DEVICE = torch.device(*sys.argv[5:6] or ["cpu"])
+
+
 def model_and_data() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """The same on every rank."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)).to(DEVICE)
     return model, [(torch.randn(5, 8), torch.randint(0, 4, (5,))) for _ in range(11)]
 
 
@@ -96,8 +99,9 @@ def built_in(name: str) -> Callable[[Path], dict[str, Any]]:
             return nn.functional.cross_entropy(output, batch[1])
 
         def score(module: nn.Module) -> float:
+            moved = [(images.to(DEVICE), labels.to(DEVICE)) for images, labels in data]
             with torch.no_grad():
-                return -float(sum(loss(module(batch[0]), batch) for batch in data))
+                return -float(sum(loss(module(batch[0]), batch) for batch in moved))
 
         return described(fxprune.compile(model, "50%", scorer=name, data=data, loss=loss, score=score))
 
@@ -166,9 +170,12 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
 def main(cases: str, rank: int, size: int, folder: Path) -> None:
     """Join the group, run the cases one after the other, write what came out."""
     torch.set_num_threads(1)
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(rank)
     if size > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
+        library = "nccl" if DEVICE.type == "cuda" else "gloo"
+        distributed.init_process_group(library, init_method=f"file://{folder}/group", rank=rank, world_size=size)
     for case in cases.split(","):
         result = CASES[case](folder)
         (folder / f"{case}-{size}-{rank}.json").write_text(json.dumps(result))
