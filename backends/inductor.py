@@ -35,6 +35,9 @@ from fxprune.inputs import Inputs, device_of
 METADATA = "fxprune"
 """Key of our entry in a package's metadata: JSON object with `torch` (version), `device`."""
 
+LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
+"""How names of compiled code end."""
+
 _RECOMPILE_LIMIT = 1_000
 
 
@@ -222,6 +225,9 @@ def open_package(path: Path) -> InductorRunner:
     device = torch.device(known["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"{path} was compiled for a CUDA device, and there is none here")
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith(LIBRARIES) for name in archive.namelist()):  # torch 2.11 follows a null pointer then
+            raise BackendError(f"{path} cannot be opened: it holds no compiled code")
     try:
         with _quiet():
             function = torch._inductor.aoti_load_package(str(path))

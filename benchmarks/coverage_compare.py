@@ -52,7 +52,7 @@ def without_cache(module: nn.Module) -> nn.Module:
 
 def outputs(module: nn.Module, example: Example) -> list[Tensor]:
     """All tensors of the output, the same random numbers every time."""
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return [leaf for leaf in tree_leaves(example.call(module)) if isinstance(leaf, Tensor)]
 
@@ -113,7 +113,7 @@ def _compare(graph: GraphModule, slices: Mapping[str, Any], module: nn.Module, e
     from tests.reference import masked_outputs
 
     args, kwargs = ((), example.inputs) if isinstance(example.inputs, dict) else (example.inputs, {})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expected = masked_outputs(graph, slices, args, kwargs)
     return largest_error(expected, outputs(module, example))

@@ -34,8 +34,8 @@ SHAPES = len(POLYGONS) + len(STARS)
 TEXTURES = 2
 CLASSES = SHAPES * TEXTURES
 DEPTH = 0.45
-DIFFICULTY = 0.35
-"""To be such that a ResNet-20 ends between 90 and 95 %; `quality.py --stage calibrate` shows where it ends at several."""
+DIFFICULTY = 0.95
+"""Such that a ResNet-20 ends between 90 and 95 %; `quality.py --stage calibrate` shows where it ends at several."""
 
 CHUNK = 1000
 CLUTTER = 4

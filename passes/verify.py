@@ -23,6 +23,7 @@ from fxprune.passes.double import double_inputs, in_double
 from fxprune.passes.masked import MaskedOriginal, private
 from fxprune.program import Program
 from fxprune.propagate import Propagation
+from fxprune.random_state import kept_random_state
 from fxprune.rules.elementwise import TensorAxes
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -66,7 +67,7 @@ def verify(program: Program, propagation: Propagation, cut: Cut, slim: GraphModu
 
 def run_and_compare(expected: Interpreter, actual: Interpreter, inputs: Sequence[Any]) -> tuple[float, bool]:
     """Largest relative error, and whether it is beyond the tolerance anywhere."""
-    with _same_randomness():
+    with kept_random_state():
         try:
             a = tree_leaves(expected.run(*_copies(inputs), enable_io_processing=False))
         except FxpruneError:
@@ -75,7 +76,7 @@ def run_and_compare(expected: Interpreter, actual: Interpreter, inputs: Sequence
             what = ", ".join(f"{each.dtype} {list(each.shape)}" for each in inputs if isinstance(each, Tensor))
             msg = f"the model itself fails on these example inputs ({what}): {type(error).__name__}: {error}"
             raise CaptureError(msg) from error
-    with _same_randomness():
+    with kept_random_state():
         b = tree_leaves(actual.run(*_copies(inputs), enable_io_processing=False))
     return compare(a, b)
 
@@ -172,11 +173,3 @@ class _Checked(Interpreter):
                 msg = f"the slim model computes shape {tuple(value.shape)} where {expected} is kept"
                 raise RewriteError(msg, origin)
         return value
-
-
-@contextlib.contextmanager
-def _same_randomness() -> Iterator[None]:
-    """The same random numbers in every block, and none taken from the user's generators."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield

@@ -53,6 +53,7 @@ from fxprune.inputs import Inputs
 from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
 from fxprune.program import Program
+from fxprune.random_state import kept_random_state
 from fxprune.slim_module import SlimModule, assemble
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -266,8 +267,7 @@ class _Application:
 
     def _expected(self, flat: list[Any]) -> list[Any]:
         """What the graph form computes."""
-        with evaluating(self.slim), torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with evaluating(self.slim), torch.no_grad(), kept_random_state():
             return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
 
     def _moved(self, value: Any) -> Any:

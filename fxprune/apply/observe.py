@@ -19,6 +19,7 @@ from fxprune.apply.slots import always, find_slots, replace
 from fxprune.apply.tagged import Recorder, Tagged
 from fxprune.capture import structural_copy, without_cache
 from fxprune.inputs import Inputs
+from fxprune.random_state import kept_random_state
 
 Instruction: TypeAlias = tuple[CodeType, int]
 
@@ -88,8 +89,7 @@ def listen(shell: nn.Module, inputs: Inputs, listener: Listener) -> None:
     stack = _follow_modules(shell, found)
     args, kwargs = inputs
     try:
-        with torch.no_grad(), torch.random.fork_rng(), listener:
-            torch.manual_seed(0)
+        with torch.no_grad(), kept_random_state(), listener:
             found.outputs = tree_leaves(shell(*args, **kwargs))
     except Exception as error:
         found.error = error

@@ -23,6 +23,7 @@ from fxprune.apply.trial import error_of, run_plainly
 from fxprune.inputs import Inputs
 from fxprune.passes.double import double_inputs
 from fxprune.passes.verify import TOLERANCE
+from fxprune.random_state import kept_random_state
 
 _DOUBLED = 1 << 28
 """Elements up to which a model is compared in double precision."""
@@ -44,7 +45,7 @@ def reload(blueprint: Blueprint, config: Any, tensors: Mapping[str, Tensor], lik
     """
     load: Any = blueprint.kind
     try:
-        with _quiet(), torch.random.fork_rng():
+        with _quiet(), kept_random_state(seed=None):
             made = load.from_pretrained(None, config=copy.deepcopy(config), state_dict=dict(tensors), dtype=like.dtype)
             placed: nn.Module = made.to(like.device).eval()
     except Exception as error:

@@ -15,6 +15,7 @@ from fxprune.apply.observe import Observation, observe
 from fxprune.capture import structural_copy, without_cache
 from fxprune.inputs import Inputs
 from fxprune.passes.verify import TOLERANCE, relative_error
+from fxprune.random_state import kept_random_state
 
 
 def run_plainly(model: nn.Module, inputs: Inputs) -> list[Any]:
@@ -22,8 +23,7 @@ def run_plainly(model: nn.Module, inputs: Inputs) -> list[Any]:
     shell = structural_copy(model).eval()
     without_cache(shell)
     args, kwargs = inputs
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.no_grad(), kept_random_state():
         return tree_leaves(shell(*args, **kwargs))
 
 

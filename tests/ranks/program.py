@@ -1,6 +1,7 @@
 """What each process of a multi-process test runs: `python -m tests.ranks.program CASE RANK SIZE FOLDER [DEVICE]`.
 
-On "cuda" every rank has a GPU of its own, and NCCL connects them. It writes what its rank ends with to `FOLDER/CASE-SIZE-RANK.json`.
+On "cuda" every rank has a GPU of its own, and NCCL connects them. It writes what its rank ends with to
+`FOLDER/CASE-SIZE-RANK.json`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Shared:
 
         def squares(batch: Any) -> dict[str, Tensor]:
             self.note("batch")
-            return {"hidden": layer(batch.args[0]).detach().double().square().sum(0)}
+            return {"hidden": layer(batch.args[0]).detach().double().square().sum(0).cpu()}
 
         def evaluate(key: str) -> dict[str, float]:
             self.note(key)
