@@ -1,6 +1,6 @@
 """What does FastNAS lose by measuring a third of the sensitivity map only?
 
-python benchmarks/fastnas.py [--seeds 3] [--out benchmarks/results]
+python benchmarks/fastnas.py [--seeds 3] [--jobs 1] [--out benchmarks/results]
 
 A ResNet-20 is trained on scikit-learn's digits (a minute of one core per seed). FastNAS measures the whole map, every
 candidate width of every group in steps of 5 % (widths need no alignment here), and a third of it, each with the knapsack and
@@ -15,6 +15,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ def score_on(images: Tensor, labels: Tensor) -> Callable[[nn.Module], float]:
 
 def measure(seed: int, epochs: int) -> list[dict[str, Any]]:
     """Every way with every search at every budget, for one trained network."""
+    torch.set_num_threads(1)
     data: Digits = load_digits(seed=seed)
     torch.manual_seed(seed)
     model = ResNet20()
@@ -113,10 +116,13 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a seed each")
     parser.add_argument("--epochs", type=int, default=25, help="of training")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    rows = [row for seed in range(options.seeds) for row in measure(seed, options.epochs)]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        found = pool.map(measure, range(options.seeds), [options.epochs] * options.seeds)
+        rows = [row for each in found for row in each]
     original = np.mean([row["original"] for row in rows])
     head = (
         f"Measured by `python benchmarks/fastnas.py` on {machine()}, torch {torch.__version__}, {options.seeds} seeds."

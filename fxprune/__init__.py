@@ -34,6 +34,7 @@ from fxprune.report import Report
 from fxprune.rules import Role, rule
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
+from fxprune.scoring import score
 from fxprune.shards import CutCheckpoint, apply_to_checkpoint
 from fxprune.slim_module import SlimModule
 from fxprune.sweep import sweep
@@ -87,5 +88,6 @@ __all__ = [
     "rule",
     "save",
     "sayable",
+    "score",
     "sweep",
 ]

@@ -84,7 +84,7 @@ def _sum(own: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDArray[np.
     _, size = world()
     if size == 1:
         return array.copy()
-    sent = torch.from_numpy(np.ascontiguousarray(array)).to(_device())
+    sent = torch.from_numpy(np.ascontiguousarray(array)).to(group_device())
     parts = [torch.empty_like(sent) for _ in range(size)]
     distributed.all_gather(parts, sent)
     total: NDArray[np.float64] = parts[0].cpu().numpy().copy()
@@ -93,7 +93,7 @@ def _sum(own: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDArray[np.
     return total
 
 
-def _device() -> torch.device:
+def group_device() -> torch.device:
     """Where the process group takes tensors from."""
     on_cuda = distributed.get_backend() == distributed.Backend.NCCL
     return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")

@@ -27,6 +27,7 @@ def fingerprint(
     data: Iterable[Any] | None,
     settings: Mapping[str, object],
     seed: int,
+    weights: object = None,
 ) -> dict[str, str]:
     """What decides the scores of a model: name of each part -> its digest.
 
@@ -36,13 +37,14 @@ def fingerprint(
         data: gone into as far as its first batch.
         settings: functions of the user's and whatever else scorers look at, by the names of `compile`'s arguments.
         seed: the seed.
+        weights: what stands for the weights, where the model does not hold them.
     """
     program = analysis.program
     tensors = {n: each for n, each in program.tensors.items() if n not in program.transient}
     groups = [(g.name, g.kind, g.size, None if g.outer is None else g.outer.size) for g in analysis.groups]
     parts: dict[str, object] = {
         "model": [[(n, tuple(each.shape), str(each.dtype)) for n, each in tensors.items()], _operations(program)],
-        "weights": {n: each for n, each in tensors.items() if n == program.canonical(n)},
+        "weights": weights or {n: each for n, each in tensors.items() if n == program.canonical(n)},
         "groups (ignore, drop, example_inputs)": groups,
         "scorer": scorer,
         "data": _data(data),

@@ -34,7 +34,8 @@ def open_store(path: str | PathLike[str] | None, scorer: object, context: Contex
     if path is None:
         return Store()
     settings = {name: getattr(context, name) for name in ("loss", "score", "collect", "align", "floor")}
-    print_ = fingerprint(context.analysis, scorer, context.data, settings, context.seed)
+    own = None if context.weights is None else context.weights.identity()
+    print_ = fingerprint(context.analysis, scorer, context.data, settings, context.seed, own)
     opened: list[Store] = []
 
     def known() -> dict[str, Values]:

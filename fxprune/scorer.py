@@ -38,6 +38,7 @@ from fxprune.progress import track
 from fxprune.records import Values
 from fxprune.scores import Scores
 from fxprune.store import Store
+from fxprune.weights import Weights
 from fxprune.widths import Align, Floor, Range, width_ranges
 from fxprune.work import accumulate, evaluate
 
@@ -61,6 +62,7 @@ class Context:
         floor: smallest widths, if the user gave them.
         store: finished work by key, in memory and in the user's checkpoint file.
         progress: whether long work is shown on the terminal.
+        weights: where values of parameters come from, if not from the model (`fxprune.score`).
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Context:
     floor: Floor | None = None
     store: Store = field(default_factory=Store)
     progress: bool = True
+    weights: Weights | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -94,7 +97,8 @@ class Context:
         if self.data is None:
             msg = "the scorer goes through batches, and there is no data; pass data= to fxprune.compile"
             raise InputError(msg)
-        program, device = self.analysis.program, device_of(self.model)
+        program = self.analysis.program
+        device = device_of(self.model) if self.weights is None else self.weights.device
         return iterate_batches(self.data, program, self.collect, device, limit, share=share, skip=skip)
 
     def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -133,7 +137,8 @@ class Context:
         def share(skip: int) -> Iterator[Batch]:
             return self.batches(limit, share=True, skip=skip)
 
-        return accumulate(key, share, compute, what, self.store, self.track, self._count(limit))
+        idle = self.weights.follow if self.weights is not None and self.weights.collective else None
+        return accumulate(key, share, compute, what, self.store, self.track, self._count(limit), idle)
 
     def _count(self, limit: int | None) -> int | None:
         """Number of batches, where it is known."""
@@ -152,7 +157,7 @@ class Context:
         program, axes = self.analysis.program, self.analysis.propagation.tensors
         names = dict.fromkeys(member.name for member in group.members)
         return {
-            name: (program.tensors[name], axes[name])
+            name: (program.tensors[name] if self.weights is None else self.weights.fetch(name), axes[name])
             for name in names
             if name in program.tensors and name not in program.buffers
         }

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fxprune.distributed import together, world
+from fxprune.distributed import gathered, together, world
 from fxprune.records import Values
 from fxprune.store import Store
 
@@ -68,6 +68,7 @@ def accumulate(
     store: Store,
     track: Track,
     total: int | None = None,
+    idle: Callable[[], object] | None = None,
 ) -> tuple[dict[str, Any], int]:
     """The sum over all items of the arrays that `compute` returns, and how many items there were.
 
@@ -82,6 +83,8 @@ def accumulate(
         store: where sums are kept.
         track: shows progress.
         total: number of items, where it is known.
+        idle: what a rank does in the last round if it has no item while others do, for `compute` that exchanges something
+            with them; None where it does not.
 
     Raises:
         FxpruneError: another rank failed (an error of this rank's own is raised as it is).
@@ -92,7 +95,7 @@ def accumulate(
     rounds = None if total is None else -(-max(total - running.count, 0) // size)
     try:
         for _ in track(repeat(None), what, rounds):
-            found = [each for each in together(lambda: _next(own, compute)) if each is not None]
+            found = [each for each in together(lambda: _next(own, compute, idle)) if each is not None]
             if not found:
                 break
             running.add(found)
@@ -101,11 +104,16 @@ def accumulate(
     return running.sums, running.count
 
 
-def _next(items: Iterator[Item], compute: Callable[[Item], Mapping[str, Any]]) -> dict[str, Any] | None:
+def _next(
+    items: Iterator[Item], compute: Callable[[Item], Mapping[str, Any]], idle: Callable[[], object] | None
+) -> dict[str, Any] | None:
     """What `compute` returns for the next item, in float64; None after the last."""
-    for item in items:
-        return {name: np.asarray(each, dtype=np.float64) for name, each in compute(item).items()}
-    return None
+    item = next(items, None)
+    if idle is not None and any(gathered(item is not None)) and item is None:
+        idle()
+    if item is None:
+        return None
+    return {name: np.asarray(each, dtype=np.float64) for name, each in compute(item).items()}
 
 
 class _Running:

@@ -9,7 +9,7 @@ since sums of them over cut and kept indices are energies, which the search comp
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Magnitude:
 
     name: str = "magnitude"
     needs: frozenset[str] = field(default=frozenset())
+    streams: ClassVar[bool] = True
 
     def score(self, context: Context) -> Scores:
         """Importance of every index of every group."""

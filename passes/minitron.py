@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ class Minitron:
     max_batches: int = 1024
     name: str = "minitron"
     needs: frozenset[str] = field(default=frozenset({"data"}))
+    streams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse options that say nothing."""
@@ -90,7 +91,7 @@ class Minitron:
         """Importance of every index of every group, and of every block."""
         analysis = context.analysis
         taps, blocks = find_taps(analysis), analysis.blocks
-        watching = Watching(analysis, self._measures(context, taps), blocks)
+        watching = Watching(analysis, self._measures(context, taps), blocks, context.weights)
         sums, count = context.accumulate("activations", watching.measure, "activations", self.max_batches)
         importance = {group.name: self._importance(context, group, taps[group.name], sums) for group in context.groups}
         return Scores(
@@ -146,6 +147,9 @@ class Minitron:
         self, context: Context, blocks: Sequence[Block], sums: Mapping[str, NDArray[np.float64]]
     ) -> dict[str, float]:
         if self.depth == "loss" and blocks:
+            if context.weights is not None:
+                msg = 'depth="loss" runs the model without each block, which weights= cannot do; take depth="influence"'
+                raise InputError(msg)
             from fxprune.passes.removal import losses_without
 
             return losses_without(context, blocks, self.max_batches)

@@ -19,6 +19,7 @@ from fxprune.scorer import BUILT_IN
 ROOT = Path(__file__).resolve().parents[1]
 SCORERS = sorted(BUILT_IN.keys() & {"magnitude", "minitron", "gradnas", "taylor", "fastnas"})
 SIZE = 2
+SPREAD = ("whole", "sharded", "staged")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case in two processes, those that are compared in one too."""
     folder = tmp_path_factory.mktemp("ranks")
     compared = ["shared", "repaired", *SCORERS]
-    runs = [(compared, 0, 1), *((["exchange", "failing", "locked", *compared], rank, SIZE) for rank in range(SIZE))]
+    together = ["exchange", "failing", "locked", *SPREAD, *compared]
+    runs = [(["whole", *compared], 0, 1), *((together, rank, SIZE) for rank in range(SIZE))]
     for process in [start(folder, *run) for run in runs]:
         finish(process)
     return folder
@@ -51,12 +53,17 @@ def results(folder: Path, case: str, size: int) -> list[dict[str, Any]]:
 def test_two_gpus_give_the_plan_of_one(tmp_path: Path) -> None:
     """Through NCCL, each rank on a GPU of its own."""
     compared = ["shared", "repaired", *SCORERS]
-    runs = [(compared, 0, 1), *((["exchange", *compared], rank, SIZE) for rank in range(SIZE))]
+    together = ["exchange", *SPREAD, *compared]
+    runs = [(["whole", *compared], 0, 1), *((together, rank, SIZE) for rank in range(SIZE))]
     for process in [start(tmp_path, *run, device="cuda") for run in runs]:
         finish(process)
     for case in compared:
         (alone,) = results(tmp_path, case, 1)
         assert [each["plan"] for each in results(tmp_path, case, SIZE)] == [alone["plan"]] * SIZE
+    (whole,) = results(tmp_path, "whole", 1)
+    for each in (found for how in SPREAD for found in results(tmp_path, how, SIZE)):
+        for name, values in each["importance"].items():
+            np.testing.assert_allclose(values, whole["importance"][name], rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["shared", *SCORERS])
@@ -65,6 +72,17 @@ def test_as_many_as_there_are_give_the_same_plan(folder: Path, case: str) -> Non
     for each in results(folder, case, SIZE):
         assert each["plan"] == alone["plan"]
         assert each["importance"].keys() == alone["importance"].keys()
+
+
+@pytest.mark.parametrize("how", SPREAD)
+def test_scores_do_not_depend_on_how_a_model_is_spread(folder: Path, how: str) -> None:
+    """Batches are shared, in an uneven number; weights are whole, sharded by FSDP2, or half of the layers on each rank."""
+    (alone,) = results(folder, "whole", 1)
+    for each in results(folder, how, SIZE):
+        assert each["blocks"] == pytest.approx(alone["blocks"], rel=1e-6)
+        assert each["importance"].keys() == alone["importance"].keys()
+        for name, values in each["importance"].items():
+            np.testing.assert_allclose(values, alone["importance"][name], rtol=1e-6)
 
 
 def test_repaired_weights_are_those_of_one_process(folder: Path) -> None:

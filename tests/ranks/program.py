@@ -116,6 +116,50 @@ def repaired(folder: Path) -> dict[str, Any]:
     return {"plan": slim.plan.to_json(), "weights": {name: each.tolist() for name, each in slim.state_dict().items()}}
 
 
+def language_model() -> nn.Module:
+    """A small Llama, the same on every rank."""
+    import tests.conftest  # noqa: F401  torchvision's operators, where its compiled extension does not load
+    from tests.tiny_languages import llama
+
+    model: nn.Module = llama(layers=2)
+    return model
+
+
+def stage(model: Any, rank: int) -> list[nn.Module]:
+    """Half of its modules."""
+    layer = model.model.layers[rank]
+    return [model.model.embed_tokens, layer] if rank == 0 else [layer, model.model.norm, model.lm_head]
+
+
+def spread(how: str) -> Callable[[Path], dict[str, Any]]:
+    """Minitron's scores of a language model that is whole everywhere, sharded, or in a part on each rank."""
+
+    def case(folder: Path) -> dict[str, Any]:
+        shell: Any = language_model()
+        weights: Any = None
+        generator = torch.Generator().manual_seed(0)
+        data = [{"input_ids": torch.randint(0, 64, (2, 12), generator=generator)} for _ in range(5)]
+        if how != "whole":
+            weights = language_model().to(DEVICE)
+            shell = shell.to("meta")
+        if how == "sharded":
+            from torch.distributed.fsdp import fully_shard
+
+            for layer in weights.model.layers:
+                fully_shard(layer)
+            fully_shard(weights)
+        if how == "staged":
+            for module in stage(weights, 1 - world()[0]):
+                module.to("meta")
+        found = fxprune.score(
+            shell if weights is not None else shell.to(DEVICE), "minitron", data=data, weights=weights, device=DEVICE,
+            checkpoint=folder / f"{how}-{world()[1]}.ckpt",
+        )  # fmt: skip
+        return {"importance": {name: each.tolist() for name, each in found.importance.items()}, "blocks": found.blocks}
+
+    return case
+
+
 def exchange(folder: Path) -> dict[str, Any]:
     """The exchanging functions themselves."""
     rank, size = world()
@@ -164,6 +208,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "failing": failing,
     "repaired": repaired,
     "locked": locked,
+    **{how: spread(how) for how in ("whole", "sharded", "staged")},
     **{name: built_in(name) for name in ("magnitude", "minitron", "gradnas", "taylor", "fastnas")},
 }
 
