@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from fxprune.errors import InputError
+from fxprune.moving import follow, place_of
 from fxprune.passes.raising import ModuleSpec, raise_modules
 from fxprune.passes.slim import SlimGraph
 from fxprune.plan import Plan
@@ -53,6 +54,13 @@ class SlimModule(GraphModule):
         for name in _TREE:  # GraphModule keeps only what the graph calls, in containers of its own
             setattr(copied, name, copy.deepcopy(self.__dict__[name], memo))
         return copied
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlimModule:
+        """Move or convert; the graph follows to another device."""
+        before = place_of(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        follow(self, before)
+        return self
 
     @property
     def _provenance(self) -> Provenance:
