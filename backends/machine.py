@@ -40,7 +40,8 @@ def versions_of(*packages: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = version(package)
+            # torch's own says for which CUDA it was built, which its metadata may leave out
+            found[package] = str(torch.__version__) if package == "torch" else version(package)
         except PackageNotFoundError:
             continue
     return found

@@ -32,9 +32,9 @@ from fxprune.planning import plan
 from fxprune.profile import profile
 from fxprune.report import Report
 from fxprune.rules import Role, rule
+from fxprune.score import score
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Curve, Scores
-from fxprune.scoring import score
 from fxprune.shards import CutCheckpoint, apply_to_checkpoint
 from fxprune.slim_module import SlimModule
 from fxprune.sweep import sweep

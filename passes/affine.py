@@ -11,6 +11,10 @@ Patches are gathered at chosen positions only, never unfolded as a whole. What a
 too: the layer's own bias, or the running mean of a BatchNorm that alone reads a layer without one,
 
     batch_norm(y + s; mean) = batch_norm(y; mean - s).
+
+Such a BatchNorm does not see how large the weights are either,
+
+    batch_norm(c y; c mean, c^2 (variance + eps) - eps) = batch_norm(y; mean, variance).
 """
 
 from __future__ import annotations
@@ -41,6 +45,21 @@ PRODUCTS = (aten.matmul.default, aten.mm.default, aten.linalg_matmul.default)
 
 
 @dataclass(frozen=True, slots=True)
+class Norm:
+    """A BatchNorm that alone reads a layer's result.
+
+    Attributes:
+        mean: canonical name of its running mean.
+        variance: canonical name of its running variance.
+        eps: what it adds to the variance.
+    """
+
+    mean: str
+    variance: str
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
 class AffineLayer:
     """One operation whose weight is a parameter that nothing else reads.
 
@@ -50,7 +69,8 @@ class AffineLayer:
         source: the operand that holds the inputs.
         weight: canonical name of the weight.
         bias: canonical name of the bias, None where there is none or another layer reads it.
-        shift: canonical name of the running mean that can take a constant instead of a bias.
+        norm: the BatchNorm that alone reads the result, if there is one.
+        biased: whether the operation has a bias of any kind.
         transposed: whether the weight is [inputs, outputs].
         settings: stride, padding and dilation of a convolution; empty for a product.
     """
@@ -60,7 +80,8 @@ class AffineLayer:
     source: Node
     weight: str
     bias: str | None
-    shift: str | None
+    norm: Norm | None
+    biased: bool
     transposed: bool
     settings: Mapping[str, Any]
 
@@ -68,6 +89,11 @@ class AffineLayer:
     def spatial(self) -> int:
         """Number of dimensions that a kernel slides over; 0 for a product."""
         return int(self.node.target.__name__[4]) if self.node.target in CONVOLUTIONS else 0
+
+    @property
+    def shift(self) -> str | None:
+        """Canonical name of the running mean that can take a constant instead of a bias."""
+        return self.norm.mean if self.norm is not None and not self.biased else None
 
     @property
     def free_mean(self) -> bool:
@@ -181,8 +207,9 @@ def _layer(program: Program, node: Node, uses: Mapping[str, int]) -> AffineLayer
     bias = _parameter(program, bias_node, uses)
     if bias is not None and program.tensors[bias].dim() != 1:
         bias = None
-    shift = _running_mean(program, node, uses) if bias_node is None else None
-    return AffineLayer(node, weight.removesuffix(".weight"), source, weight, bias, shift, transposed, settings)
+    norm = _norm(program, node, uses)
+    biased = bias_node is not None
+    return AffineLayer(node, weight.removesuffix(".weight"), source, weight, bias, norm, biased, transposed, settings)
 
 
 def _roles(node: Node) -> tuple[Any, Any, Any, bool] | None:
@@ -206,13 +233,18 @@ def _parameter(program: Program, node: Any, uses: Mapping[str, int]) -> str | No
     return name if alone else None
 
 
-def _running_mean(program: Program, node: Node, uses: Mapping[str, int]) -> str | None:
-    """The running mean of the BatchNorm that alone reads a result."""
+def _norm(program: Program, node: Node, uses: Mapping[str, int]) -> Norm | None:
+    """The BatchNorm that alone reads a result, and whose statistics nothing else reads."""
     user = next(iter(node.users)) if len(node.users) == 1 else None
     if user is None or user.target is not aten.batch_norm.default or user.args[0] is not node:
         return None
-    mean = bind(user)["running_mean"]
-    if not isinstance(mean, Node) or mean.op != "get_attr":
+    bound = bind(user)
+    mean, variance = (_statistic(program, bound[name], uses) for name in ("running_mean", "running_var"))
+    return None if mean is None or variance is None else Norm(mean, variance, float(bound["eps"]))
+
+
+def _statistic(program: Program, node: Any, uses: Mapping[str, int]) -> str | None:
+    if not isinstance(node, Node) or node.op != "get_attr":
         return None
-    name = program.canonical(str(mean.target))
+    name = program.canonical(str(node.target))
     return name if uses.get(name) == 1 and name in program.buffers else None

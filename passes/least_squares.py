@@ -9,6 +9,12 @@ The ridge pulls towards the weights that are there, not towards zero. Only the m
 in float64, so that data can be added in any portions; the constant is eliminated by centring, S = A^T A - n m m^T. Errors on
 data that took no part in the fit are quadratic forms in that data's own moments, so choosing lambda costs one Cholesky
 factorisation for each value and no second look at the data. Layers with groups hold one problem for each group.
+
+A solution may rest on large weights that cancel each other, where inputs nearly repeat one another. It is right on such data and
+on nothing near it: a little training, rounding, or a repair of an earlier layer, and the outputs are far off. So lambda is
+chosen by the error that is expected when each input carries noise of NOISE times its own deviation,
+
+    || R - A D - 1 s^T ||^2 + n NOISE^2 sum_i var_i || (W + D)_i ||^2.
 """
 
 from __future__ import annotations
@@ -26,6 +32,10 @@ from fxprune.errors import InputError
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for lambda, ascending."""
+
+
+NOISE = 0.03
+"""Deviation of the noise that a solution has to bear, relative to that of each input."""
 
 
 @dataclass(slots=True)
@@ -79,6 +89,16 @@ class Moments:
     def energy(self) -> float:
         """Sum of squares of the targets around their means."""
         return float(self.target_squares - self.targets.square().sum() / max(self.count, 1))
+
+    def strain(self, weights: Tensor) -> float:
+        """What independent noise of each input's own deviation would do to the outputs of weights [groups, d, o].
+
+        Expected sum of squares, relative to the energy of the targets: about 1 where inputs do not repeat each other.
+        """
+        mean = self.inputs / max(self.count, 1)
+        spread = (self.gram.diagonal(dim1=-2, dim2=-1) - self.count * mean.square()).clamp_min(0)
+        total = float((spread[:, :, None] * weights.square()).sum())
+        return total / max(self.energy, torch.finfo(torch.float32).tiny)
 
     def error(self, correction: Correction | None = None) -> float:
         """Sum of squared residuals after a correction, relative to the energy of the targets."""
@@ -144,22 +164,33 @@ def factor(gram: Tensor, ridge: float) -> Tensor:
         ridge = max(10 * ridge, 1e-12)
 
 
-def choose(fit: Moments, held: Moments, ridges: Sequence[float], *, free_mean: bool) -> tuple[Correction | None, float]:
-    """The correction that is best on held-out data, found anew on all of it; None where none improves on it.
+def choose(
+    fit: Moments, held: Moments, ridges: Sequence[float], weights: Tensor, *, free_mean: bool
+) -> tuple[Correction | None, float]:
+    """The correction that is best on held-out data with a little noise, found anew on all of it; None where none improves.
 
-    The held-out error has one valley over the ridge: the search goes down from the largest and stops where it rises.
+    The expected error has one valley over the ridge: the search goes down from the largest and stops where it rises.
+
+    Args:
+        fit: data to fit.
+        held: data to choose by.
+        ridges: candidates.
+        weights: those that are corrected, [groups, d, o].
+        free_mean: whether a constant can be added.
 
     Returns:
         The correction, and the held-out relative error of the one that was fitted without that data.
     """
-    best, error, former = None, held.error(), float("inf")
+    own = weights.double()
+    best, least, former = None, held.error() + NOISE**2 * held.strain(own), float("inf")
     for candidate in _candidates(fit, ridges, free_mean=free_mean):
-        found = held.error(candidate)
-        if found < error:
-            best, error = candidate, found
+        found = held.error(candidate) + NOISE**2 * held.strain(own + candidate.matrix)
+        if found < least:
+            best, least = candidate, found
         if found > former:
             break
         former = found
+    error = held.error(best)
     if best is None or best.ridge == float("inf"):
         return best, error
     return solve(fit + held, best.ridge, free_mean=free_mean), error

@@ -14,6 +14,11 @@ layer writes into a residual stream, what the stream already lacks is added to i
 so that the layer corrects the stream and not only itself. The ridge is chosen for each layer on held-out calibration data,
 and a layer that does not gain there keeps its weights as cut.
 
+Ridge regression shrinks: what the kept inputs can say little about comes out small. Where a BatchNorm follows, that is nothing
+to its outputs but all to training, as the gradient of weights under a norm goes with the inverse of their length: after the
+first step the layer would be noise. So there each output's weights keep the length that they had as cut, and the statistics
+follow.
+
 Several processes each carry their share of the batches through both models; moments are added for each layer, so that all
 solve the same equations and end with the same weights: those of one process, up to rounding.
 
@@ -38,7 +43,7 @@ from fxprune.cut import Cut
 from fxprune.distributed import mine, together
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
-from fxprune.passes.affine import AffineLayer, affine_layers
+from fxprune.passes.affine import AffineLayer, Norm, affine_layers
 from fxprune.passes.least_squares import RIDGES, Correction, Moments, added, choose
 from fxprune.passes.lockstep import Lockstep
 from fxprune.passes.stream import Stream, find_stream
@@ -188,7 +193,9 @@ class _Work:
         if (fit + held).error() < NEGLIGIBLE:
             return None
         ridges = RIDGES if self.ridge is None else (self.ridge,)
-        correction, after = choose(fit, held, ridges, free_mean=layer.free_mean)
+        weight = self.slim.get_parameter(layer.weight)
+        own = layer.matrix(weight.detach(), len(fit.gram))
+        correction, after = choose(fit, held, ridges, own, free_mean=layer.free_mean)
         if correction is not None:
             self._apply(layer, correction)
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
@@ -244,6 +251,7 @@ class _Work:
 
     def _apply(self, layer: AffineLayer, correction: Correction) -> None:
         weight = self.slim.get_parameter(layer.weight)
+        length = _lengths(layer, weight)
         change = layer.weight_of(correction.matrix, weight.shape)
         _set(layer, weight, weight.double() + change)
         constant = correction.constant.flatten()
@@ -253,6 +261,29 @@ class _Work:
         elif layer.shift is not None:
             mean = self.slim.get_buffer(layer.shift)
             _set(layer, mean, mean.double() - constant)
+        if layer.norm is not None and (layer.bias is not None or not layer.biased):
+            self._rescale(layer, layer.norm, length)
+
+    def _rescale(self, layer: AffineLayer, norm: Norm, length: Tensor) -> None:
+        """Give each output's weights a length, and the BatchNorm behind them the statistics that undo it."""
+        weight = self.slim.get_parameter(layer.weight)
+        now = _lengths(layer, weight)
+        factor = torch.where((now > 0) & (length > 0), length / now, torch.ones_like(now))
+        shape = (1, -1) if layer.transposed else (-1, *(1 for _ in weight.shape[1:]))
+        _set(layer, weight, weight.double() * factor.reshape(shape))
+        if layer.bias is not None:
+            bias = self.slim.get_parameter(layer.bias)
+            _set(layer, bias, bias.double() * factor)
+        mean, variance = self.slim.get_buffer(norm.mean), self.slim.get_buffer(norm.variance)
+        _set(layer, mean, mean.double() * factor)
+        _set(layer, variance, (factor.square() * (variance.double() + norm.eps) - norm.eps).clamp_min(0))
+
+
+def _lengths(layer: AffineLayer, weight: Tensor) -> Tensor:
+    """Length of the weights of each output, float64."""
+    rows = weight.detach().double()
+    found: Tensor = (rows.T if layer.transposed else rows.flatten(1)).norm(dim=1)
+    return found
 
 
 def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:

@@ -143,11 +143,12 @@ def spread(how: str) -> Callable[[Path], dict[str, Any]]:
             weights = language_model().to(DEVICE)
             shell = shell.to("meta")
         if how == "sharded":
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            for layer in weights.model.layers:
-                fully_shard(layer)
-            fully_shard(weights)
+            mesh = init_device_mesh(DEVICE.type, (world()[1],))
+            for layer in (*weights.model.layers, weights):
+                fully_shard(layer, mesh=mesh)
         if how == "staged":
             for module in stage(weights, 1 - world()[0]):
                 module.to("meta")
