@@ -174,7 +174,7 @@ class _Application:
             raise CheckpointError(_other_groups(unknown[0]))
         self.cut = analysis.cut({name: np.asarray(kept) for name, kept in plan.kept.items()})
         if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
-            raise CheckpointError(_other_groups(next(iter(plan.kept))))
+            raise CheckpointError(_other_slices(plan, slices_of(self.program, analysis.propagation, self.cut)))
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
         self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
@@ -289,8 +289,13 @@ def _rescaled(graph: Graph) -> list[Place]:
     ]
 
 
+_OTHERWISE = "the plan was made with other example inputs, another version of fxprune or torch, or with `ignore=`"
+
+
 def _other_groups(name: str) -> str:
-    return (
-        f"the plan's group {name!r} is not what the model has: the plan was made with other example inputs, another "
-        "version of fxprune or torch, or with `ignore=`"
-    )
+    return f"the plan's group {name!r} is not what the model has: {_OTHERWISE}"
+
+
+def _other_slices(plan: Plan, found: Mapping[str, Any]) -> str:
+    name = next(name for name in (*plan.slices, *found) if plan.slices.get(name) != found.get(name))
+    return f"the plan's groups do not keep of {name} what the plan says: it is damaged, or {_OTHERWISE}"
