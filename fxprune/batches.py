@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.callbacks import noting
 from fxprune.distributed import world
 from fxprune.errors import InputError
 from fxprune.inputs import device_of
@@ -213,18 +214,3 @@ def forward_names(root: type) -> list[str]:
 def is_label(name: str) -> bool:
     """Whether an argument of that name is a target, as Transformers' Trainer tells them: *label*, start/end_positions."""
     return "label" in name or name in ("start_positions", "end_positions")
-
-
-def noting(name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's; an error that it raises is the user's, with a note of which function it was."""
-    try:
-        return function(*args)
-    except Exception as error:
-        error.add_note(f"raised by the function that was passed as {name}=")
-        error.__dict__["fxprune_argument"] = name
-        raise
-
-
-def is_users(error: BaseException) -> bool:
-    """Whether an error was raised by a function of the user's."""
-    return "fxprune_argument" in getattr(error, "__dict__", {})

@@ -24,8 +24,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import holds
-from fxprune.batches import noting, reiterable
+from fxprune.batches import reiterable
 from fxprune.budget import Budget, format_amount, parse_budget
+from fxprune.callbacks import noting
 from fxprune.compose import composed, corresponding
 from fxprune.depth import counted
 from fxprune.errors import InputError, VerificationError

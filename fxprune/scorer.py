@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
-from fxprune.batches import Batch, is_users, iterate_batches
+from fxprune.batches import Batch, iterate_batches
+from fxprune.callbacks import is_users
 from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
 from fxprune.inputs import device_of

@@ -199,10 +199,12 @@ def _append(file: IO[bytes], path: Path, line: bytes) -> None:
     try:
         _write(file.fileno(), line)  # past the buffer, which would keep what it could not write, and try again
         os.fsync(file.fileno())
-    except OSError as error:
+    except BaseException as error:  # whatever it is, half a line must not stay before the next one
+        file.truncate(end)
+        if not isinstance(error, OSError):
+            raise
         from fxprune.backends.atomic import reason
 
-        file.truncate(end)
         why = reason(error, path, len(line))
         msg = f"the checkpoint {path} cannot be written: {why}. It holds what was finished, for the same call to go on from"
         raise CheckpointError(msg) from error

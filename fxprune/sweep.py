@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.batches import noting, reiterable
+from fxprune.batches import reiterable
 from fxprune.budget import Budget, parse_budget
+from fxprune.callbacks import noting
 from fxprune.compile import compile as compile_model
 from fxprune.depth import counted
 from fxprune.dropping import without_least

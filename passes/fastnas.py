@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fxprune.batches import noting
+from fxprune.callbacks import noting
 from fxprune.errors import InputError
 from fxprune.passes.recalibrate import batchnorms, recalibrate
 from fxprune.passes.silence import SilencedModel, silenced_model

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import Batch, noting
+from fxprune.batches import Batch
+from fxprune.callbacks import noting
 from fxprune.errors import InputError
 
 if TYPE_CHECKING:
