@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -38,11 +38,13 @@ class Batch:
         whole: what the user's iterable yielded, tensors moved to the device; the loss gets this.
         args: positional inputs, as many as the example inputs have.
         kwargs: keyword inputs, of the names that the example inputs have.
+        number: its place in the data, from 1; 0 where it is not known.
     """
 
     whole: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    number: int = 0
 
     def run(self, module: nn.Module) -> Any:
         """The module's output for this batch."""
@@ -99,7 +101,7 @@ def iterate_batches(
         if count <= skip or (count - 1 - skip) % size != rank:
             continue
         whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), _plain(each))
-        yield arrange(whole, program, collect)
+        yield replace(arrange(whole, program, collect), number=count)
     if count == 0:
         msg = "data holds no batch; a one-shot iterator that was gone through before is empty: pass a list or a loader"
         raise InputError(msg)

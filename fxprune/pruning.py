@@ -32,8 +32,9 @@ from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, widths_of
 from fxprune.report import Outcome, make_report, what_holds
-from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
+from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
+from fxprune.scoring import check_scores, run_scorer
 from fxprune.search import Choices, build_choices
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie

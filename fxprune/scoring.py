@@ -1,0 +1,59 @@
+"""Running a scorer: what it raises, and whether what it returns fits the groups."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.callbacks import is_users
+from fxprune.errors import FxpruneError, PluginError
+from fxprune.groups import Group
+from fxprune.passes.finite import NotFiniteError, explained
+from fxprune.scorer import Context, Scorer
+from fxprune.scores import Scores
+
+
+def run_scorer(scorer: Scorer, context: Context) -> Scores:
+    """Score, and check that the scores fit the groups.
+
+    Raises:
+        InputError: something is not finite: says in which batch of data, and where the model computes it.
+        PluginError: a group has no importances, or of another shape.
+    """
+    if not context.groups:
+        return Scores(scorer.name, {})
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            scores: object = scorer.score(context)
+    except NotFiniteError as error:
+        batches = () if context.data is None else context.batches()
+        raise explained(error, context.analysis.program, batches) from error
+    except FxpruneError:
+        raise
+    except Exception as error:
+        if is_users(error):
+            raise
+        msg = f"the scorer {scorer.name!r} failed: {type(error).__name__}: {error}"
+        raise PluginError(msg) from error
+    if not isinstance(scores, Scores):
+        msg = (
+            f"the scorer {scorer.name!r} returned {type(scores).__name__}; score(context) must return fxprune.Scores, see "
+            "docs/scorers.md"
+        )
+        raise PluginError(msg)
+    check_scores(scores, context.groups)
+    return scores
+
+
+def check_scores(scores: Scores, groups: tuple[Group, ...]) -> None:
+    """Check that there are importances of the right shape for every group.
+
+    Raises:
+        PluginError: they are missing for a group, or of another shape.
+    """
+    for group in groups:
+        expected = group.shape
+        found = scores.importance.get(group.name)
+        if found is None or found.shape != expected:
+            what = "no importances" if found is None else f"importances of shape {found.shape}"
+            msg = f"the scores of {scores.scorer!r} hold {what} for group {group.name!r}, expected shape {expected}"
+            raise PluginError(msg)
