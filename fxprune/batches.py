@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -100,8 +101,10 @@ def iterate_batches(
     for count, each in enumerate(islice(data, limit), start=1):
         if count <= skip or (count - 1 - skip) % size != rank:
             continue
-        whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), _plain(each))
-        yield replace(arrange(whole, program, collect), number=count)
+        whole = each if device is None else tree_map(partial(_moved, device=device, number=count), _plain(each))
+        batch = replace(arrange(whole, program, collect), number=count)
+        _check_filled(batch, program)
+        yield batch
     if count == 0:
         msg = "data holds no batch; a one-shot iterator that was gone through before is empty: pass a list or a loader"
         raise InputError(msg)
@@ -114,8 +117,21 @@ def _plain(whole: Any) -> Any:
     return whole
 
 
-def _moved(leaf: Any, device: torch.device) -> Any:
-    return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+def _moved(leaf: Any, device: torch.device, number: int = 1) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_meta and device.type != "meta":
+        msg = f"batch {number} of data is on the meta device, where tensors have no values; load it, or make it on the {device}"
+        raise InputError(msg)
+    return leaf.to(device, non_blocking=True)
+
+
+def _check_filled(batch: Batch, program: Program) -> None:
+    examples = tree_leaves((program.args, dict(program.kwargs)))
+    for given, example in zip(tree_leaves((batch.args, batch.kwargs)), examples, strict=False):
+        if isinstance(given, Tensor) and isinstance(example, Tensor) and example.numel() and not given.numel():
+            msg = f"batch {batch.number} of data is empty: it holds a tensor of shape {list(given.shape)}; leave it out"
+            raise InputError(msg)
 
 
 def arrange(whole: Any, program: Program, collect: Collect | None = None) -> Batch:
@@ -190,7 +206,7 @@ def example_from(data: Iterable[Any], model: nn.Module, collect: Collect | None 
         names = forward_names(type(model))
         taken = {name: value for name, value in kwargs.items() if name in names and not is_label(name)}
         inputs = {**dict(zip(names, args, strict=False)), **taken} if kwargs else args
-        return _one_sample(tree_map(lambda leaf: _moved(leaf, device_of(model)), inputs))
+        return _one_sample(tree_map(partial(_moved, device=device_of(model)), inputs))
     msg = "data holds no batch"
     raise InputError(msg)
 

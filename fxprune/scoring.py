@@ -5,22 +5,32 @@ from __future__ import annotations
 import torch
 
 from fxprune.callbacks import is_users
-from fxprune.errors import FxpruneError, PluginError
+from fxprune.errors import FxpruneError, InputError, PluginError
 from fxprune.groups import Group
+from fxprune.mismatch import unlike_examples
 from fxprune.passes.finite import NotFiniteError, explained
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
+
+MOST_COMPARED = 256
+"""Batches that are compared with the example inputs, once something has failed."""
 
 
 def run_scorer(scorer: Scorer, context: Context) -> Scores:
     """Score, and check that the scores fit the groups.
 
     Raises:
-        InputError: something is not finite: says in which batch of data, and where the model computes it.
+        InputError: something is not finite, or a batch is unlike the example inputs: says which, and where.
         PluginError: a group has no importances, or of another shape.
     """
     if not context.groups:
         return Scores(scorer.name, {})
+    if any(tensor.is_meta for tensor in context.analysis.program.tensors.values()):
+        msg = (
+            "the model is on the meta device, where tensors have no values: load its weights, or take fxprune.plan, which "
+            "decides by shapes and scores alone"
+        )
+        raise InputError(msg)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             scores: object = scorer.score(context)
@@ -32,6 +42,10 @@ def run_scorer(scorer: Scorer, context: Context) -> Scores:
     except Exception as error:
         if is_users(error):
             raise
+        batches = () if context.data is None else context.batches(MOST_COMPARED)
+        told = unlike_examples(error, context.analysis.program, batches)
+        if told is not None:
+            raise told from error
         msg = f"the scorer {scorer.name!r} failed: {type(error).__name__}: {error}"
         raise PluginError(msg) from error
     if not isinstance(scores, Scores):

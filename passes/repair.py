@@ -19,6 +19,7 @@ from fxprune.batches import Batch, Collect, iterate_batches
 from fxprune.cut import Cut
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
+from fxprune.mismatch import unlike_examples
 from fxprune.passes.distortion import float_outputs
 from fxprune.passes.finite import NotFiniteError, explained
 from fxprune.passes.lockstep import flat_inputs
@@ -70,6 +71,11 @@ def repair(
         _check(analysis.program, slim, batches[0])
     except NotFiniteError as error:
         raise explained(error, analysis.program, batches) from error
+    except RuntimeError as error:
+        told = unlike_examples(error, analysis.program, batches)
+        if told is None:
+            raise
+        raise told from error
     notes = (found.summary,)
     return (*notes, f"statistics of {layers} BatchNorm layers recalibrated") if layers else notes
 

@@ -46,7 +46,7 @@ from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
 from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.caches import empty_caches
-from fxprune.capture import capture
+from fxprune.capture import capture, computed_tensors
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
@@ -233,7 +233,7 @@ class _Application:
 
     def _copy(self) -> nn.Module:
         """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""
-        memo: dict[int, Any] = {}
+        memo: dict[int, Any] = {id(each): each.detach() for each in computed_tensors(self.model)}
         tensors = self._tensors()
         for name, tensor in self.program.tensors.items():
             if id(tensor) not in memo:
