@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.caches import empty_caches
 from fxprune.capture_errors import explain_failure, first_line
 from fxprune.errors import CaptureError
+from fxprune.exclusive import EXCLUSIVE
 from fxprune.inputs import Inputs, find_inputs
 from fxprune.passes.fold import fold_constants
 from fxprune.passes.inline import inline_regions
@@ -61,7 +62,8 @@ def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = 
     inputs, notes = find_inputs(model, example_inputs)
     shell = structural_copy(model).eval()
     without_cache(shell)
-    exported, traced, told = _export(shell, inputs, free_batch=free_batch)
+    with EXCLUSIVE:
+        exported, traced, told = _export(shell, inputs, free_batch=free_batch)
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)

@@ -24,6 +24,7 @@ from fxprune.capture import capture
 from fxprune.cut import Cut
 from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
+from fxprune.exclusive import exclusive
 from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.passes.bypass import verify_drop
@@ -112,6 +113,7 @@ class Subject:
     sayable: Sayable | None = None
 
 
+@exclusive
 def understand(
     model: nn.Module,
     example_inputs: Any,
@@ -163,6 +165,7 @@ def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> 
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
 
 
+@exclusive
 def rewrite(
     subject: Subject,
     scores: Scores,
@@ -210,6 +213,7 @@ def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[st
     return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
 
 
+@exclusive
 def score_subject(scorer: Scorer | None, scores: Scores | None, subject: Subject, context: Context) -> Scores:
     """The scores given, checked, or those of the scorer."""
     signature = signature_of(subject.whole.program)

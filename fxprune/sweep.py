@@ -20,6 +20,7 @@ from fxprune.depth import counted
 from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.evaluating import evaluating
+from fxprune.exclusive import exclusive
 from fxprune.fingerprint import digest
 from fxprune.finished import open_store
 from fxprune.front import Front, Point, Stated
@@ -121,6 +122,7 @@ def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, mak
     return Point(budget, before, after, plan=slim.plan, slim=slim)
 
 
+@exclusive
 def _evaluated(points: Sequence[Point], context: Context, making: Making) -> Front:
     """The points with their scores; slim modules that are alike are evaluated once."""
     assert context.score is not None

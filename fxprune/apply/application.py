@@ -49,6 +49,7 @@ from fxprune.caches import empty_caches
 from fxprune.capture import capture, computed_tensors
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.evaluating import evaluating
+from fxprune.exclusive import EXCLUSIVE
 from fxprune.inputs import Inputs
 from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
@@ -102,18 +103,19 @@ def apply(
     """
     plan = _plan_of(slim_or_plan)
     check_signature(plan, model)
-    subject, moves = shorten(model, plan.dropped) if plan.dropped else (model, Moves((), {}))
-    plan = moves.plan(plan) if plan.dropped else plan
-    if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
-        args, kwargs = slim_or_plan.example_inputs
-        program = _capture(subject, args, kwargs)
-    else:
-        program = capture(subject, example_inputs)
-    ignore = [
-        pattern for pattern in plan.ignore if not moves.dropped or any(holds(pattern, x) for x in program.tensors)
-    ]
-    analysis = analyze_program(program, ignore=ignore)
-    made: Module = _Application(plan, subject, analysis, slim_or_plan, moves).run(config)
+    with EXCLUSIVE:
+        subject, moves = shorten(model, plan.dropped) if plan.dropped else (model, Moves((), {}))
+        plan = moves.plan(plan) if plan.dropped else plan
+        if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
+            args, kwargs = slim_or_plan.example_inputs
+            program = _capture(subject, args, kwargs)
+        else:
+            program = capture(subject, example_inputs)
+        ignore = [
+            pattern for pattern in plan.ignore if not moves.dropped or any(holds(pattern, x) for x in program.tensors)
+        ]
+        analysis = analyze_program(program, ignore=ignore)
+        made: Module = _Application(plan, subject, analysis, slim_or_plan, moves).run(config)
     return made
 
 
