@@ -127,11 +127,11 @@ def _moved(leaf: Any, device: torch.device, number: int = 1) -> Any:
 
 
 def _check_filled(batch: Batch, program: Program) -> None:
-    examples = tree_leaves((program.args, dict(program.kwargs)))
-    for given, example in zip(tree_leaves((batch.args, batch.kwargs)), examples, strict=False):
-        if isinstance(given, Tensor) and isinstance(example, Tensor) and example.numel() and not given.numel():
-            msg = f"batch {batch.number} of data is empty: it holds a tensor of shape {list(given.shape)}; leave it out"
-            raise InputError(msg)
+    examples = [each for each in tree_leaves((program.args, dict(program.kwargs))) if isinstance(each, Tensor)]
+    given = [each for each in tree_leaves((batch.args, batch.kwargs)) if isinstance(each, Tensor)]
+    if given and not any(each.numel() for each in given) and any(each.numel() for each in examples):
+        msg = f"batch {batch.number} of data is empty: it holds a tensor of shape {list(given[0].shape)}; leave it out"
+        raise InputError(msg)
 
 
 def arrange(whole: Any, program: Program, collect: Collect | None = None) -> Batch:

@@ -50,5 +50,5 @@ def _of_module(path: str, module: nn.Module) -> str | None:
 def _of_tensor(name: str, tensor: torch.Tensor) -> str:
     kind = type(tensor).__name__
     if kind == "DTensor":
-        return f"{name} is a DTensor (fully_shard); prune the model before it is sharded, and shard the slim module"
+        return f"{name} is a DTensor (fully_shard, for example); prune the model before it is sharded, and shard the slim module"
     return f"{name} is a {kind}, no plain tensor; prune the model before it is quantised or converted, and convert the result"

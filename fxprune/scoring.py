@@ -12,8 +12,8 @@ from fxprune.passes.finite import NotFiniteError, explained
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 
-MOST_COMPARED = 256
-"""Batches that are compared with the example inputs, once something has failed."""
+MOST_LOOKED_AT = 1024
+"""Batches that are gone through for the cause, once something has failed."""
 
 
 def run_scorer(scorer: Scorer, context: Context) -> Scores:
@@ -35,14 +35,14 @@ def run_scorer(scorer: Scorer, context: Context) -> Scores:
         with torch.inference_mode(False), torch.enable_grad():
             scores: object = scorer.score(context)
     except NotFiniteError as error:
-        batches = () if context.data is None else context.batches()
+        batches = () if context.data is None else context.batches(MOST_LOOKED_AT)
         raise explained(error, context.analysis.program, batches) from error
     except FxpruneError:
         raise
     except Exception as error:
         if is_users(error):
             raise
-        batches = () if context.data is None else context.batches(MOST_COMPARED)
+        batches = () if context.data is None else context.batches(MOST_LOOKED_AT)
         told = unlike_examples(error, context.analysis.program, batches)
         if told is not None:
             raise told from error

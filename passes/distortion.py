@@ -9,6 +9,7 @@ independent changes add up, so that D is one unit for all groups.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch.utils._pytree import tree_leaves
 from fxprune.batches import Batch
 from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.silence import SilencedModel
+
+WORST = 1e30
+"""The distortion of a cut with which outputs are no longer finite that were."""
 
 
 class Distortion:
@@ -39,13 +43,15 @@ class Distortion:
                 raise NotFiniteError(f"what the model returns for batch {batch.number} of data is nan", batch)
 
     def measure(self, kept: Mapping[str, Any], weights: Mapping[str, Tensor]) -> float:
-        """Distortion with some groups silenced and some parameters replaced."""
+        """Distortion with some groups silenced and some parameters replaced; `WORST` where outputs overflow."""
         self.evaluations += 1
         errors = [0.0] * len(self._energies)
         with self.model.silenced(kept), replaced(self.model, weights):
             for batch, expected in zip(self.batches, self._expected, strict=True):
                 for at, (a, b) in enumerate(zip(float_outputs(batch.run(self.model)), expected, strict=True)):
                     errors[at] += float(torch.where(b.isfinite(), a.double() - b.double(), 0.0).square().sum())
+        if not all(map(math.isfinite, errors)):
+            return WORST
         shares = [error / energy for error, energy in zip(errors, self._energies, strict=True) if energy > 0]
         return sum(shares) / max(len(shares), 1)
 

@@ -8,7 +8,7 @@ EagleEye (Li et al., ECCV 2020) evaluate candidates after it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,6 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
         InputError: all batches are too small.
         NotFiniteError: a layer's statistics are not finite.
     """
-    batches = list(batches)
     layers = batchnorms(module)
     if not layers:
         return 0
@@ -59,7 +58,7 @@ def _not_finite(module: nn.Module) -> str | None:
 
 def _blamed(module: nn.Module, layers: list[_BatchNorm], batches: Iterable[Batch], name: str) -> NotFiniteError:
     """The error, with the batch on which alone the statistics are not finite."""
-    for batch in batches:
+    for batch in batches if isinstance(batches, Sequence) else ():  # an iterator is used up by now
         for layer in layers:
             layer.reset_running_stats()
         if _measure(module, batch) and (own := _not_finite(module)) is not None:
