@@ -47,6 +47,7 @@ from fxprune.apply.solve import solve
 from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.caches import empty_caches
 from fxprune.capture import capture, computed_tensors
+from fxprune.capture_errors import first_line
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.evaluating import evaluating
 from fxprune.exclusive import EXCLUSIVE
@@ -54,6 +55,7 @@ from fxprune.inputs import Inputs
 from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
 from fxprune.program import Program
+from fxprune.safe_json import short, shown
 from fxprune.slim_module import SlimModule, assemble
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -133,7 +135,7 @@ def check_signature(plan: Plan, model: nn.Module) -> None:
         if found.get(name) != tuple(shape) and not (name in buffers and name not in plan.slices):
             have = found.get(name, "nothing of that name")
             msg = (
-                f"the plan is of another model: {name} has shape {tuple(shape)} there, "
+                f"the plan is of another model: {short(name)} has shape {short(str(tuple(shape)))} there, "
                 f"{type(model).__name__} has {have}. "
                 "Pass the model as it was before compiling, built with the same settings"
             )
@@ -267,10 +269,21 @@ class _Application:
         return [self._moved(each) for each in self.program.traced]
 
     def _expected(self, flat: list[Any]) -> list[Any]:
-        """What the graph form computes."""
+        """What the graph form computes.
+
+        Raises:
+            CheckpointError: it cannot be run, as no graph that fxprune has emitted.
+        """
         with evaluating(self.slim), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+            try:
+                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                what = f"{type(error).__name__}: {first_line(error)}"
+                msg = f"the slim module's graph cannot be run ({what}); its file is not intact"
+                raise CheckpointError(msg) from error
 
     def _moved(self, value: Any) -> Any:
         """An input as the slim module's tensors are, which may have been moved since they were cut."""
@@ -295,9 +308,9 @@ _OTHERWISE = "the plan was made with other example inputs, another version of fx
 
 
 def _other_groups(name: str) -> str:
-    return f"the plan's group {name!r} is not what the model has: {_OTHERWISE}"
+    return f"the plan's group {shown(name)} is not what the model has: {_OTHERWISE}"
 
 
 def _other_slices(plan: Plan, found: Mapping[str, Any]) -> str:
     name = next(name for name in (*plan.slices, *found) if plan.slices.get(name) != found.get(name))
-    return f"the plan's groups do not keep of {name} what the plan says: it is damaged, or {_OTHERWISE}"
+    return f"the plan's groups do not keep of {short(name)} what the plan says: it is damaged, or {_OTHERWISE}"
