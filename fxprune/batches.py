@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.callbacks import noting
 from fxprune.distributed import world
 from fxprune.errors import InputError
 from fxprune.inputs import device_of
@@ -37,11 +39,13 @@ class Batch:
         whole: what the user's iterable yielded, tensors moved to the device; the loss gets this.
         args: positional inputs, as many as the example inputs have.
         kwargs: keyword inputs, of the names that the example inputs have.
+        number: its place in the data, from 1; 0 where it is not known.
     """
 
     whole: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    number: int = 0
 
     def run(self, module: nn.Module) -> Any:
         """The module's output for this batch."""
@@ -97,8 +101,10 @@ def iterate_batches(
     for count, each in enumerate(islice(data, limit), start=1):
         if count <= skip or (count - 1 - skip) % size != rank:
             continue
-        whole = each if device is None else tree_map(lambda leaf: _moved(leaf, device), _plain(each))
-        yield arrange(whole, program, collect)
+        whole = each if device is None else tree_map(partial(_moved, device=device, number=count), _plain(each))
+        batch = replace(arrange(whole, program, collect), number=count)
+        _check_filled(batch, program)
+        yield batch
     if count == 0:
         msg = "data holds no batch; a one-shot iterator that was gone through before is empty: pass a list or a loader"
         raise InputError(msg)
@@ -111,8 +117,21 @@ def _plain(whole: Any) -> Any:
     return whole
 
 
-def _moved(leaf: Any, device: torch.device) -> Any:
-    return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+def _moved(leaf: Any, device: torch.device, number: int = 1) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_meta and device.type != "meta":
+        msg = f"batch {number} of data is on the meta device, where tensors have no values; load it, or make it on the {device}"
+        raise InputError(msg)
+    return leaf.to(device, non_blocking=True)
+
+
+def _check_filled(batch: Batch, program: Program) -> None:
+    examples = [each for each in tree_leaves((program.args, dict(program.kwargs))) if isinstance(each, Tensor)]
+    given = [each for each in tree_leaves((batch.args, batch.kwargs)) if isinstance(each, Tensor)]
+    if given and not any(each.numel() for each in given) and any(each.numel() for each in examples):
+        msg = f"batch {batch.number} of data is empty: it holds a tensor of shape {list(given[0].shape)}; leave it out"
+        raise InputError(msg)
 
 
 def arrange(whole: Any, program: Program, collect: Collect | None = None) -> Batch:
@@ -187,7 +206,7 @@ def example_from(data: Iterable[Any], model: nn.Module, collect: Collect | None 
         names = forward_names(type(model))
         taken = {name: value for name, value in kwargs.items() if name in names and not is_label(name)}
         inputs = {**dict(zip(names, args, strict=False)), **taken} if kwargs else args
-        return _one_sample(tree_map(lambda leaf: _moved(leaf, device_of(model)), inputs))
+        return _one_sample(tree_map(partial(_moved, device=device_of(model)), inputs))
     msg = "data holds no batch"
     raise InputError(msg)
 
@@ -213,18 +232,3 @@ def forward_names(root: type) -> list[str]:
 def is_label(name: str) -> bool:
     """Whether an argument of that name is a target, as Transformers' Trainer tells them: *label*, start/end_positions."""
     return "label" in name or name in ("start_positions", "end_positions")
-
-
-def noting(name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's; an error that it raises is the user's, with a note of which function it was."""
-    try:
-        return function(*args)
-    except Exception as error:
-        error.add_note(f"raised by the function that was passed as {name}=")
-        error.__dict__["fxprune_argument"] = name
-        raise
-
-
-def is_users(error: BaseException) -> bool:
-    """Whether an error was raised by a function of the user's."""
-    return "fxprune_argument" in getattr(error, "__dict__", {})

@@ -31,10 +31,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.caches import empty_caches
 from fxprune.capture_errors import explain_failure, first_line
 from fxprune.errors import CaptureError
+from fxprune.exclusive import EXCLUSIVE
 from fxprune.inputs import Inputs, find_inputs
 from fxprune.passes.fold import fold_constants
 from fxprune.passes.inline import inline_regions
 from fxprune.program import Program, later_names
+from fxprune.refused import obstacle
 from fxprune.rules.trace import result_shapes
 
 _TRACED_BATCH = 3
@@ -60,7 +62,8 @@ def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = 
     inputs, notes = find_inputs(model, example_inputs)
     shell = structural_copy(model).eval()
     without_cache(shell)
-    exported, traced, told = _export(shell, inputs, free_batch=free_batch)
+    with EXCLUSIVE:
+        exported, traced, told = _export(shell, inputs, free_batch=free_batch)
     dynamic = traced is not None
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
@@ -104,7 +107,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     Raises:
         CaptureError: something in the model cannot be copied.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *computed_tensors(model))}
     try:
         copied = copy.deepcopy(model, dict(shared))
     except Exception as error:
@@ -118,6 +121,15 @@ def structural_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
+def computed_tensors(model: nn.Module) -> list[Tensor]:
+    """Weights that a hook computes anew before each pass and leaves as attributes (`weight_norm`, `torch.nn.utils.prune`).
+
+    Such tensors have a history, and torch refuses to copy them; the copy's own hooks replace them.
+    """
+    found = (each for module in model.modules() for each in vars(module).values())
+    return [each for each in found if isinstance(each, Tensor) and not each.is_leaf]
+
+
 def _check_model(model: object) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         msg = f"{model.__name__} is a class; pass an instance, {model.__name__}(...)"
@@ -127,6 +139,10 @@ def _check_model(model: object) -> None:
         msg = f"expected a torch.nn.Module, got {'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
         if isinstance(model, Mapping):
             msg += "; load a state dict into its model first, and pass the model"
+        raise CaptureError(msg)
+    why = obstacle(model)
+    if why is not None:
+        msg = f"{type(model).__name__} cannot be captured: {why}"
         raise CaptureError(msg)
     taken = [name for name in _own_names(model) if hasattr(GraphModule, name) or name in _RESERVED]
     if taken:

@@ -6,6 +6,7 @@ import inspect
 import sysconfig
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fxprune.inputs import Inputs
 
@@ -38,7 +39,7 @@ def explain_failure(shell: nn.Module, inputs: Inputs, error: Exception) -> str:
     if place:
         lines.append(f"  at {place}")
     lines.append(f"  example inputs: {describe_inputs(inputs)}; forward{inspect.signature(shell.forward)}")
-    lines.append("If model(*example_inputs) fails too, mend the example inputs.")
+    lines.append(_devices(shell, inputs) or "If model(*example_inputs) fails too, mend the example inputs.")
     lines.append(
         "fxprune captures models with torch.export. Where forward leaves PyTorch (numpy, say), makes tensors whose sizes "
         "depend on values, or uses code that torch cannot trace, rewrite that part (torch.where, torch.cond), or pass "
@@ -46,6 +47,15 @@ def explain_failure(shell: nn.Module, inputs: Inputs, error: Exception) -> str:
         "`torch.export.export(model.eval(), args, strict=False)` shows the full story."
     )
     return "\n".join(lines)
+
+
+def _devices(shell: nn.Module, inputs: Inputs) -> str | None:
+    """Said where the example inputs are elsewhere than the model."""
+    given = {str(each.device) for each in tree_leaves(inputs) if isinstance(each, Tensor)}
+    own = {str(each.device) for each in (*shell.parameters(), *shell.buffers())}
+    if not given or not own or given & own:
+        return None
+    return f"The example inputs are on {', '.join(sorted(given))}, the model is on {', '.join(sorted(own))}: move one of them."
 
 
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + "/"

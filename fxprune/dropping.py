@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fxprune.carry import carried
 from fxprune.depth import Depth, least_important, without_blocks
 from fxprune.errors import InputError
+from fxprune.exclusive import exclusive
 from fxprune.passes.minitron import influences
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fxprune.scores import Scores
 
 
+@exclusive
 def without_least(
     subject: Subject, scores: Scores, depth: Depth | None, context: Context, *, strict: bool = False
 ) -> tuple[Subject, Scores]:

@@ -24,6 +24,7 @@ from fxprune.batches import reiterable
 from fxprune.depth import Depth
 from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
+from fxprune.exclusive import exclusive
 from fxprune.fingerprint import digest
 from fxprune.kinds import Kind, find_kinds, tied_ranges
 from fxprune.language import is_causal_language_model
@@ -268,6 +269,7 @@ def best_of_grid(
     return Level(level.subject, replace(level.scores, effort=effort)), candidate
 
 
+@exclusive
 def on_grid(
     subject: Subject, scores: Scores, limits: Budget, context: Context, search: str | Grid | None
 ) -> tuple[Subject, Scores, Mapping[str, int] | None]:

@@ -24,12 +24,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import holds
-from fxprune.batches import noting, reiterable
+from fxprune.batches import reiterable
 from fxprune.budget import Budget, format_amount, parse_budget
+from fxprune.callbacks import noting
 from fxprune.compose import composed, corresponding
 from fxprune.depth import counted
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
+from fxprune.exclusive import exclusive
 from fxprune.finished import open_store
 from fxprune.passes.verify import compare
 from fxprune.pruning import Making, Subject, build, choose_scorer, repairing, rewrite, score_subject, understand
@@ -173,6 +175,7 @@ def _built(
     return build(subject, scores, limits, making, time.perf_counter())
 
 
+@exclusive
 def _tuned(slim: SlimModule, finetune: Callable[[SlimModule], nn.Module | None]) -> nn.Module:
     """The module after fine-tuning, which has to have the parameters of the one before."""
     before = {name: tensor.shape for name, tensor in slim.state_dict().items()}
@@ -221,6 +224,7 @@ def _result(
     return slim
 
 
+@exclusive
 def _compare(last: nn.Module, slim: SlimModule) -> None:
     args, kwargs = slim.example_inputs
     with evaluating(last), evaluating(slim), torch.no_grad():

@@ -10,6 +10,7 @@ from torch import nn
 from fxprune.backends.base import Artifact
 from fxprune.backends.examples import example_inputs_of
 from fxprune.backends.registry import get_usable_backend
+from fxprune.exclusive import EXCLUSIVE
 
 
 def lower(
@@ -53,4 +54,5 @@ def lower(
     """
     backend = get_usable_backend(to)
     inputs = example_inputs_of(module, given=example_inputs)
-    return backend.lower(module, path, example_inputs=inputs, verify=verify, **options)
+    with EXCLUSIVE:
+        return backend.lower(module, path, example_inputs=inputs, verify=verify, **options)

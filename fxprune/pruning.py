@@ -24,6 +24,7 @@ from fxprune.capture import capture
 from fxprune.cut import Cut
 from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
+from fxprune.exclusive import exclusive
 from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.passes.bypass import verify_drop
@@ -32,8 +33,9 @@ from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
 from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, widths_of
 from fxprune.report import Outcome, make_report, what_holds
-from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
+from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
+from fxprune.scoring import check_scores, run_scorer
 from fxprune.search import Choices, build_choices
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
@@ -111,6 +113,7 @@ class Subject:
     sayable: Sayable | None = None
 
 
+@exclusive
 def understand(
     model: nn.Module,
     example_inputs: Any,
@@ -162,6 +165,7 @@ def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> 
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
 
 
+@exclusive
 def rewrite(
     subject: Subject,
     scores: Scores,
@@ -209,6 +213,7 @@ def choose_scorer(scorer: str | Scorer, scores: Scores | None, given: Mapping[st
     return find_scorer(fitting_scorer(given) if scorer == "auto" else scorer)
 
 
+@exclusive
 def score_subject(scorer: Scorer | None, scores: Scores | None, subject: Subject, context: Context) -> Scores:
     """The scores given, checked, or those of the scorer."""
     signature = signature_of(subject.whole.program)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from fxprune.callbacks import noting_data
+
 NOTHING = object()
 
 
@@ -30,8 +32,8 @@ class Rewound:
     def __iter__(self) -> Iterator[Any]:
         """One pass."""
         pass_ = _Pass(self._generators, self._start)
-        iterator = pass_.draw(lambda: iter(self._data))
-        while (batch := pass_.draw(lambda: next(iterator, NOTHING))) is not NOTHING:
+        iterator = pass_.draw(lambda: noting_data(iter, self._data))
+        while (batch := pass_.draw(lambda: noting_data(next, iterator, NOTHING))) is not NOTHING:
             yield batch
 
     def __len__(self) -> int:

@@ -162,6 +162,16 @@ def shown(value: object, most: int = 80) -> str:
     return found if len(found) <= most + 2 else f"{found[:most]}..."
 
 
+def short(text: str, most: int = 200) -> str:
+    """The beginning of a name that may have any length.
+
+    Example:
+        >>> short("layers.0.weight"), short("x" * 300, most=3)
+        ('layers.0.weight', 'xxx...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _is_short(value: object) -> bool:
     return value is None or isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) <= LARGEST)
 

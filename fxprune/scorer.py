@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
-from fxprune.batches import Batch, is_users, iterate_batches
-from fxprune.errors import FxpruneError, InputError, PluginError
+from fxprune.batches import Batch, iterate_batches
+from fxprune.errors import InputError, PluginError
 from fxprune.groups import Group
 from fxprune.inputs import device_of
 from fxprune.language import is_causal_language_model
@@ -274,46 +273,3 @@ def check_needs(scorer: Scorer, given: dict[str, object]) -> None:
         wanted = " and ".join(f"{each}=" for each in missing)
         msg = f"the scorer {scorer.name!r} needs {wanted}; pass it to fxprune.compile"
         raise InputError(msg)
-
-
-def run_scorer(scorer: Scorer, context: Context) -> Scores:
-    """Score, and check that the scores fit the groups.
-
-    Raises:
-        PluginError: a group has no importances, or of another shape.
-    """
-    if not context.groups:
-        return Scores(scorer.name, {})
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            scores: object = scorer.score(context)
-    except FxpruneError:
-        raise
-    except Exception as error:
-        if is_users(error):
-            raise
-        msg = f"the scorer {scorer.name!r} failed: {type(error).__name__}: {error}"
-        raise PluginError(msg) from error
-    if not isinstance(scores, Scores):
-        msg = (
-            f"the scorer {scorer.name!r} returned {type(scores).__name__}; score(context) must return fxprune.Scores, see "
-            "docs/scorers.md"
-        )
-        raise PluginError(msg)
-    check_scores(scores, context.groups)
-    return scores
-
-
-def check_scores(scores: Scores, groups: tuple[Group, ...]) -> None:
-    """Check that there are importances of the right shape for every group.
-
-    Raises:
-        PluginError: they are missing for a group, or of another shape.
-    """
-    for group in groups:
-        expected = group.shape
-        found = scores.importance.get(group.name)
-        if found is None or found.shape != expected:
-            what = "no importances" if found is None else f"importances of shape {found.shape}"
-            msg = f"the scores of {scores.scorer!r} hold {what} for group {group.name!r}, expected shape {expected}"
-            raise PluginError(msg)

@@ -38,13 +38,14 @@ def save_scores(scores: Scores, path: str | PathLike[str]) -> None:
         CheckpointError: there can be no such file.
     """
     from fxprune.backends.atomic import replacing
+    from fxprune.files.archive import not_saved
 
     try:
-        with replacing(Path(path)) as made:
-            made.write_bytes(scores_to_bytes(scores))
+        content = scores_to_bytes(scores)
+        with replacing(Path(path), len(content)) as made:
+            made.write_bytes(content)
     except (BackendError, OSError) as error:
-        msg = f"the scores cannot be saved: {error}"
-        raise CheckpointError(msg) from None
+        raise not_saved("the scores", Path(path), error) from error
 
 
 def scores_to_bytes(scores: Scores) -> bytes:

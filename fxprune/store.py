@@ -44,6 +44,7 @@ class Store:
         """Remember in memory alone."""
         self._known: dict[str, Values] = {}
         self._file: IO[bytes] | None = None
+        self._path = Path()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], fingerprint: Mapping[str, str]) -> Self:
@@ -63,7 +64,7 @@ class Store:
         except BaseException:
             file.close()
             raise
-        store._file = file
+        store._file, store._path = file, Path(path)
         return store
 
     def __enter__(self) -> Self:
@@ -95,9 +96,11 @@ class Store:
 
         Raises:
             TypeError: a value is neither an array of float64 or int64 nor JSON.
+            CheckpointError: the file cannot be written; it holds what was put before.
         """
         line = encode(key, values)
-        _append(self._file, line)
+        if self._file is not None:
+            _append(self._file, self._path, line)
         self._known[key] = decode(line[17:-1])[1]
 
     def adopt(self, known: Mapping[str, Values]) -> None:
@@ -150,11 +153,11 @@ def _read(file: IO[bytes], path: Path, fingerprint: Mapping[str, str]) -> list[t
     first = file.readline(LONGEST)
     if first != FIRST_LINE:
         _refuse_others(first, path)
-        _restart(file, fingerprint)
+        _restart(file, path, fingerprint)
         return []
     lines = _whole_lines(file, path)
     if not lines:
-        _restart(file, fingerprint)
+        _restart(file, path, fingerprint)
         return []
     _compare(lines[0], path, fingerprint)
     try:
@@ -180,18 +183,37 @@ def _whole_lines(file: IO[bytes], path: Path) -> list[bytes]:
         return found
 
 
-def _restart(file: IO[bytes], fingerprint: Mapping[str, str]) -> None:
+def _restart(file: IO[bytes], path: Path, fingerprint: Mapping[str, str]) -> None:
     file.seek(0)
     file.truncate()
-    _append(file, FIRST_LINE + seal(json.dumps(dict(fingerprint)).encode()))
+    _append(file, path, FIRST_LINE + seal(json.dumps(dict(fingerprint)).encode()))
 
 
-def _append(file: IO[bytes] | None, line: bytes) -> None:
-    """Write at the end, and wait until it is on the disk."""
-    if file is not None:
-        file.write(line)
-        file.flush()
+def _append(file: IO[bytes], path: Path, line: bytes) -> None:
+    """Write at the end, and wait until it is on the disk; what cannot be written whole is taken back.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        _write(file.fileno(), line)  # past the buffer, which would keep what it could not write, and try again
         os.fsync(file.fileno())
+    except BaseException as error:  # whatever it is, half a line must not stay before the next one
+        file.truncate(end)
+        if not isinstance(error, OSError):
+            raise
+        from fxprune.backends.atomic import reason
+
+        why = reason(error, path, len(line))
+        msg = f"the checkpoint {path} cannot be written: {why}. It holds what was finished, for the same call to go on from"
+        raise CheckpointError(msg) from error
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _refuse_others(first: bytes, path: Path) -> None:

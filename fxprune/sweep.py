@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.batches import noting, reiterable
+from fxprune.batches import reiterable
 from fxprune.budget import Budget, parse_budget
+from fxprune.callbacks import noting
 from fxprune.compile import compile as compile_model
 from fxprune.depth import counted
 from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.evaluating import evaluating
+from fxprune.exclusive import exclusive
 from fxprune.fingerprint import digest
 from fxprune.finished import open_store
 from fxprune.front import Front, Point, Stated
@@ -120,6 +122,7 @@ def _point(budget: Stated, limits: Budget, subject: Subject, scores: Scores, mak
     return Point(budget, before, after, plan=slim.plan, slim=slim)
 
 
+@exclusive
 def _evaluated(points: Sequence[Point], context: Context, making: Making) -> Front:
     """The points with their scores; slim modules that are alike are evaluated once."""
     assert context.score is not None

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fxprune.batches import noting
+from fxprune.callbacks import noting
 from fxprune.errors import InputError
 from fxprune.passes.recalibrate import batchnorms, recalibrate
 from fxprune.passes.silence import SilencedModel, silenced_model
@@ -85,7 +85,8 @@ class FastNAS:
 
     def score(self, context: Context) -> Scores:
         """Importance by `order`, and the sensitivity of every group."""
-        from fxprune.scorer import check_needs, find_scorer, run_scorer
+        from fxprune.scorer import check_needs, find_scorer
+        from fxprune.scoring import run_scorer
 
         ordering = find_scorer(self.order)
         check_needs(ordering, {"data": context.data, "loss": context.loss, "score": context.score})

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import Batch, noting
+from fxprune.batches import Batch
+from fxprune.callbacks import noting
 from fxprune.errors import InputError
+from fxprune.passes.finite import NotFiniteError
 
 if TYPE_CHECKING:
     from fxprune.passes.silence import SilencedModel
@@ -29,9 +31,21 @@ def mask_gradient(model: SilencedModel, masks: Tensor, batch: Batch, context: Co
     loss_of(model, batch, context).backward()
     gradient = torch.zeros_like(masks) if masks.grad is None else masks.grad
     if not gradient.isfinite().all():
-        msg = f"the gradient of the loss is not finite for {_where(model, gradient)}; check the model and the data"
-        raise InputError(msg)
+        msg = f"the gradient of the loss is not finite for {_where(model, gradient)} in batch {batch.number} of data"
+        raise NotFiniteError(msg, batch)
     return gradient.double().cpu()
+
+
+def require_finite(model: nn.Module, batch: Batch) -> None:
+    """Look at the gradients of all parameters.
+
+    Raises:
+        NotFiniteError: one is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            msg = f"the gradient of the loss is not finite for parameter {name!r} in batch {batch.number} of data"
+            raise NotFiniteError(msg, batch)
 
 
 def loss_of(model: nn.Module, batch: Batch, context: Context) -> Tensor:
@@ -43,11 +57,16 @@ def loss_of(model: nn.Module, batch: Batch, context: Context) -> Tensor:
     assert context.loss is not None
     loss: Any = noting("loss", context.loss, batch.run(model), batch.whole)
     what = _objection(loss)
+    if isinstance(loss, Tensor) and what.startswith(_NOT_FINITE):
+        raise NotFiniteError(f"loss(output, batch) {what} for batch {batch.number} of data", batch)
     if what:
         msg = f"loss(output, batch) {what}; it has to return one finite number as a tensor"
         raise InputError(msg)
     assert isinstance(loss, Tensor)
     return loss
+
+
+_NOT_FINITE = "is not finite"
 
 
 def _objection(loss: Any) -> str:
@@ -59,7 +78,7 @@ def _objection(loss: Any) -> str:
     if loss.numel() != 1:
         return f"returned a tensor of shape {tuple(loss.shape)}"
     if not loss.isfinite():
-        return f"is {loss.item()}"
+        return f"{_NOT_FINITE} ({loss.item()})"
     return "" if loss.requires_grad else "does not depend on the model's output (it has no gradient)"
 
 

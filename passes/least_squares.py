@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fxprune.distributed import together, world
-from fxprune.errors import InputError
+from fxprune.passes.finite import NotFiniteError
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for lambda, ascending."""
@@ -146,13 +146,10 @@ def factor(gram: Tensor, ridge: float) -> Tensor:
     """Cholesky factor of gram + ridge * mean diagonal, the ridge raised where that is not positive definite.
 
     Raises:
-        InputError: the matrix is not finite.
+        NotFiniteError: the matrix is not finite.
     """
     if not gram.isfinite().all():
-        msg = (
-            "what a layer sees on the calibration data is not finite; look for nan or infinity in the data or the model"
-        )
-        raise InputError(msg)
+        raise NotFiniteError("what a layer sees on the calibration data is not finite")
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = diagonal.mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     while True:

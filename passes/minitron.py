@@ -39,6 +39,7 @@ from torch import Tensor
 from fxprune.axes import Axes, leaves
 from fxprune.errors import InputError
 from fxprune.indexing import index_of
+from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.magnitude import group_energies
 from fxprune.passes.samples import Given, rows_of
 from fxprune.passes.taps import find_taps, inside_heads, sorted_rows
@@ -138,8 +139,7 @@ class Minitron:
             mean = sums[name] / max(float(sums[f"samples {name}"][0]), 1.0)
             total += np.sqrt(mean) if self.batch == "l2" else mean
         if not np.isfinite(total).all():
-            msg = f"activations of group {group.name!r} are not finite; check the model and the data"
-            raise InputError(msg)
+            raise NotFiniteError(f"activations of group {group.name!r} are not finite")
         found: NDArray[np.float64] = np.square(total).reshape(group.shape)
         return found if found.any() else group_energies(context, group)
 

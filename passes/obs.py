@@ -33,6 +33,7 @@ from fxprune.groups import Group
 from fxprune.passes.consumers import Consumers, Seen, consumers_of, problems, products_of, repaired
 from fxprune.passes.distortion import Distortion
 from fxprune.passes.elimination import Elimination, eliminate
+from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.gather import Gatherer, gather, product_energies, view_of
 from fxprune.passes.magnitude import group_energies
 from fxprune.passes.silence import silenced_model
@@ -116,6 +117,8 @@ class Obs:
             rows = 1 if group.outer is None else group.outer.size
             return eliminate(problems(context.analysis, seen, self.ridge), group.size, rows)
         energy = consumers.energies.get(group.name)
+        if energy is not None and not energy.isfinite().all():
+            raise NotFiniteError(f"what products read of group {group.name!r} is not finite")
         return by_energy(torch.from_numpy(group_energies(context, group)) if energy is None else energy.cpu())
 
     def _curves(

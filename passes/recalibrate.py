@@ -8,7 +8,7 @@ EagleEye (Li et al., ECCV 2020) evaluate candidates after it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.batches import Batch
 from fxprune.errors import InputError
+from fxprune.passes.finite import NotFiniteError
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
@@ -30,16 +31,40 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> int:
 
     Raises:
         InputError: all batches are too small.
+        NotFiniteError: a layer's statistics are not finite.
     """
     layers = batchnorms(module)
     if not layers:
         return 0
     with torch.no_grad(), _measuring(module, layers):
         used = [_measure(module, batch) for batch in batches]
+        if (wrong := _not_finite(module)) is not None:
+            raise _blamed(module, layers, batches, wrong)
     if not any(used):
         msg = "data holds only batches of one sample, which BatchNorm cannot take statistics of; pass larger batches"
         raise InputError(msg)
     return len(layers)
+
+
+def _not_finite(module: nn.Module) -> str | None:
+    """Name of the first BatchNorm layer whose statistics are not finite."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and isinstance(layer.running_var, Tensor):
+            assert layer.running_mean is not None
+            if not (layer.running_mean.isfinite().all() and layer.running_var.isfinite().all()):
+                return str(name)
+    return None
+
+
+def _blamed(module: nn.Module, layers: list[_BatchNorm], batches: Iterable[Batch], name: str) -> NotFiniteError:
+    """The error, with the batch on which alone the statistics are not finite."""
+    for batch in batches if isinstance(batches, Sequence) else ():  # an iterator is used up by now
+        for layer in layers:
+            layer.reset_running_stats()
+        if _measure(module, batch) and (own := _not_finite(module)) is not None:
+            msg = f"the statistics of BatchNorm layer {own!r} on batch {batch.number} of data are not finite"
+            return NotFiniteError(msg, batch)
+    return NotFiniteError(f"the statistics of BatchNorm layer {name!r} on the data are not finite")
 
 
 def _measure(module: nn.Module, batch: Batch) -> bool:

@@ -14,8 +14,8 @@ import torch
 
 from fxprune.blocks import Block
 from fxprune.depth import without_blocks
-from fxprune.errors import InputError
 from fxprune.language import next_token_loss
+from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.silence import silenced_model
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Mean negative log-likelihood of the next token, each token alike.
 
     Raises:
-        InputError: the batches hold no token to predict, or the loss is not finite.
+        NotFiniteError: the batches hold no token to predict, or the loss is not finite.
     """
     total, count = 0.0, 0
     with torch.no_grad():
@@ -77,5 +77,5 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
             total, count = total + loss, count + tokens
     if not count or not math.isfinite(total):
         msg = f"the mean loss of {count} tokens is {total if count else 'undefined'}; check the model and the data"
-        raise InputError(msg)
+        raise NotFiniteError(msg)
     return total / count

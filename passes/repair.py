@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Interpreter
 from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import Analysis
@@ -18,9 +19,13 @@ from fxprune.batches import Batch, Collect, iterate_batches
 from fxprune.cut import Cut
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
+from fxprune.mismatch import unlike_examples
 from fxprune.passes.distortion import float_outputs
+from fxprune.passes.finite import NotFiniteError, explained
+from fxprune.passes.lockstep import flat_inputs
 from fxprune.passes.recalibrate import recalibrate
 from fxprune.passes.reconstruct import reconstruct
+from fxprune.program import Program
 from fxprune.slim_module import SlimModule
 
 MEMORY = 4 << 30
@@ -52,17 +57,25 @@ def repair(
         What was done, one sentence each.
 
     Raises:
-        InputError: there is no data.
-        VerificationError: the repaired model returns values that are not finite.
+        InputError: there is no data, or something in it or computed of it is not finite.
+        VerificationError: the repaired model returns values that are not finite where the original's are.
     """
     if data is None:
         msg = "reconstruct=True needs data=, an iterable of batches, to see what each layer computed before the cut"
         raise InputError(msg)
     device = next((tensor.device for tensor in analysis.program.tensors.values()), None)
     batches = within(memory, analysis, iterate_batches(data, analysis.program, collect, device))
-    found = reconstruct(analysis, cut, slim, batches, seed=seed)
-    layers = recalibrate(slim, batches)
-    _check(slim, batches[0])
+    try:
+        found = reconstruct(analysis, cut, slim, batches, seed=seed)
+        layers = recalibrate(slim, batches)
+        _check(analysis.program, slim, batches[0])
+    except NotFiniteError as error:
+        raise explained(error, analysis.program, batches) from error
+    except RuntimeError as error:
+        told = unlike_examples(error, analysis.program, batches)
+        if told is None:
+            raise
+        raise told from error
     notes = (found.summary,)
     return (*notes, f"statistics of {layers} BatchNorm layers recalibrated") if layers else notes
 
@@ -102,10 +115,15 @@ def _elements(inputs: Any) -> int:
     return max(next((each.numel() for each in tree_leaves(inputs) if isinstance(each, Tensor)), 1), 1)
 
 
-def _check(slim: SlimModule, batch: Batch) -> None:
+def _check(program: Program, slim: SlimModule, batch: Batch) -> None:
     with torch.no_grad(), evaluating(slim):
         outputs = float_outputs(batch.run(slim))
-    if not all(bool(each.isfinite().all()) for each in outputs):
+        if all(bool(each.isfinite().all()) for each in outputs):
+            return
+        wanted = float_outputs(Interpreter(program.graph_module).run(*flat_inputs(batch), enable_io_processing=False))
+    if any(bool(each.isnan().any()) for each in wanted):
+        raise NotFiniteError(f"what the model returns for batch {batch.number} of data is nan", batch)
+    if not all(bool((each.isfinite() | ~other.isfinite()).all()) for each, other in zip(outputs, wanted, strict=True)):
         msg = (
             "the repaired model returns values that are not finite on its calibration data. Look for such values in the data "
             "and in what the original returns, or pass reconstruct=False"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
 from fxprune.indexing import sum_by_index
+from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.gradients import loss_of
 from fxprune.passes.silence import silenced_model
 from fxprune.scores import Scores
@@ -60,17 +60,17 @@ def _by_group(model: nn.Module, batch: Batch, context: Context) -> dict[str, NDA
     """
     model.zero_grad(set_to_none=True)
     loss_of(model, batch, context).backward()
-    products = {name: _product(name, each) for name, each in model.named_parameters() if each.grad is not None}
+    products = {name: _product(name, each, batch) for name, each in model.named_parameters() if each.grad is not None}
     return {group.name: _sum(context, group, products) for group in context.groups}
 
 
-def _product(name: str, parameter: Tensor) -> Tensor:
+def _product(name: str, parameter: Tensor, batch: Batch) -> Tensor:
     """|w dL/dw|, in the gradient's own memory."""
     assert parameter.grad is not None
     product = parameter.grad.mul_(parameter.detach()).abs_()
     if not product.isfinite().all():
-        msg = f"the gradient of the loss is not finite for parameter {name!r}; check the model and the data"
-        raise InputError(msg)
+        msg = f"the gradient of the loss is not finite for parameter {name!r} in batch {batch.number} of data"
+        raise NotFiniteError(msg, batch)
     return product
 
 

@@ -31,7 +31,7 @@ from fxprune.axes import leaves
 from fxprune.errors import InputError, PluginError
 from fxprune.groups import Group
 from fxprune.indexing import index_of
-from fxprune.passes.gradients import loss_of
+from fxprune.passes.gradients import loss_of, require_finite
 from fxprune.passes.silence import SilencedModel, silenced_model
 from fxprune.scores import Scores
 
@@ -118,6 +118,7 @@ def _backward(model: SilencedModel, importance: Any, context: Context, limit: in
         if square:
             model.zero_grad()
         loss_of(model, batch, context).backward()
+        require_finite(model, batch)
         if square:
             importance.accumulate_grad(model)
 

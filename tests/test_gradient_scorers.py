@@ -14,7 +14,8 @@ from torch.nn import functional
 
 import fxprune
 from fxprune.errors import InputError
-from fxprune.scorer import Context, find_scorer, run_scorer
+from fxprune.scorer import Context, find_scorer
+from fxprune.scoring import run_scorer
 
 
 class Branches(nn.Module):
@@ -135,7 +136,7 @@ def test_data_and_loss_are_enough_for_auto_to_take_gradients() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda *_: torch.tensor(float("nan"), requires_grad=True), "is nan; it has"),
+        (lambda *_: torch.tensor(float("nan"), requires_grad=True), r"is not finite \(nan\) for batch 1"),
         (lambda output, _: output, r"tensor of shape \(8, 5\)"),
         (lambda *_: 1.0, "a float, no tensor"),
         (lambda *_: torch.tensor(1.0), "has no gradient"),

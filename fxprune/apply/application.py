@@ -46,14 +46,17 @@ from fxprune.apply.slots import find_slots
 from fxprune.apply.solve import solve
 from fxprune.apply.trial import Trial, error_of, run_plainly
 from fxprune.caches import empty_caches
-from fxprune.capture import capture
+from fxprune.capture import capture, computed_tensors
+from fxprune.capture_errors import first_line
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.evaluating import evaluating
+from fxprune.exclusive import EXCLUSIVE
 from fxprune.inputs import Inputs
 from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
 from fxprune.program import Program
 from fxprune.random_state import kept_random_state
+from fxprune.safe_json import short, shown
 from fxprune.slim_module import SlimModule, assemble
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -103,18 +106,19 @@ def apply(
     """
     plan = _plan_of(slim_or_plan)
     check_signature(plan, model)
-    subject, moves = shorten(model, plan.dropped) if plan.dropped else (model, Moves((), {}))
-    plan = moves.plan(plan) if plan.dropped else plan
-    if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
-        args, kwargs = slim_or_plan.example_inputs
-        program = _capture(subject, args, kwargs)
-    else:
-        program = capture(subject, example_inputs)
-    ignore = [
-        pattern for pattern in plan.ignore if not moves.dropped or any(holds(pattern, x) for x in program.tensors)
-    ]
-    analysis = analyze_program(program, ignore=ignore)
-    made: Module = _Application(plan, subject, analysis, slim_or_plan, moves).run(config)
+    with EXCLUSIVE:
+        subject, moves = shorten(model, plan.dropped) if plan.dropped else (model, Moves((), {}))
+        plan = moves.plan(plan) if plan.dropped else plan
+        if isinstance(slim_or_plan, SlimModule) and example_inputs is None:
+            args, kwargs = slim_or_plan.example_inputs
+            program = _capture(subject, args, kwargs)
+        else:
+            program = capture(subject, example_inputs)
+        ignore = [
+            pattern for pattern in plan.ignore if not moves.dropped or any(holds(pattern, x) for x in program.tensors)
+        ]
+        analysis = analyze_program(program, ignore=ignore)
+        made: Module = _Application(plan, subject, analysis, slim_or_plan, moves).run(config)
     return made
 
 
@@ -132,7 +136,7 @@ def check_signature(plan: Plan, model: nn.Module) -> None:
         if found.get(name) != tuple(shape) and not (name in buffers and name not in plan.slices):
             have = found.get(name, "nothing of that name")
             msg = (
-                f"the plan is of another model: {name} has shape {tuple(shape)} there, "
+                f"the plan is of another model: {short(name)} has shape {short(str(tuple(shape)))} there, "
                 f"{type(model).__name__} has {have}. "
                 "Pass the model as it was before compiling, built with the same settings"
             )
@@ -175,7 +179,7 @@ class _Application:
             raise CheckpointError(_other_groups(unknown[0]))
         self.cut = analysis.cut({name: np.asarray(kept) for name, kept in plan.kept.items()})
         if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
-            raise CheckpointError(_other_groups(next(iter(plan.kept))))
+            raise CheckpointError(_other_slices(plan, slices_of(self.program, analysis.propagation, self.cut)))
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
         self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
@@ -234,7 +238,7 @@ class _Application:
 
     def _copy(self) -> nn.Module:
         """A deep copy of the model with slim tensors in the place of its own; tied ones stay one."""
-        memo: dict[int, Any] = {}
+        memo: dict[int, Any] = {id(each): each.detach() for each in computed_tensors(self.model)}
         tensors = self._tensors()
         for name, tensor in self.program.tensors.items():
             if id(tensor) not in memo:
@@ -266,9 +270,20 @@ class _Application:
         return [self._moved(each) for each in self.program.traced]
 
     def _expected(self, flat: list[Any]) -> list[Any]:
-        """What the graph form computes."""
+        """What the graph form computes.
+
+        Raises:
+            CheckpointError: it cannot be run, as no graph that fxprune has emitted.
+        """
         with evaluating(self.slim), torch.no_grad(), kept_random_state():
-            return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+            try:
+                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                what = f"{type(error).__name__}: {first_line(error)}"
+                msg = f"the slim module's graph cannot be run ({what}); its file is not intact"
+                raise CheckpointError(msg) from error
 
     def _moved(self, value: Any) -> Any:
         """An input as the slim module's tensors are, which may have been moved since they were cut."""
@@ -289,8 +304,13 @@ def _rescaled(graph: Graph) -> list[Place]:
     ]
 
 
+_OTHERWISE = "the plan was made with other example inputs, another version of fxprune or torch, or with `ignore=`"
+
+
 def _other_groups(name: str) -> str:
-    return (
-        f"the plan's group {name!r} is not what the model has: the plan was made with other example inputs, another "
-        "version of fxprune or torch, or with `ignore=`"
-    )
+    return f"the plan's group {shown(name)} is not what the model has: {_OTHERWISE}"
+
+
+def _other_slices(plan: Plan, found: Mapping[str, Any]) -> str:
+    name = next(name for name in (*plan.slices, *found) if plan.slices.get(name) != found.get(name))
+    return f"the plan's groups do not keep of {short(name)} what the plan says: it is damaged, or {_OTHERWISE}"

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     scores = None if options.scores is None else Scores.load(options.scores)
     budget = parse_budget_options(options.budget)
     made = choose(model, subject, budget, scores, align=options.align, floor=floor, search=options.search)
-    options.out.write_text(made.plan.to_json() + "\n", encoding="utf-8")
+    made.plan.save(options.out)
     print(f"{_describe(made)}\nwrote {options.out}")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fxprune.cli.options import Subparsers, add_model_options, model_and_inputs, summary
-from fxprune.cli.output import make_folder
+from fxprune.cli.output import make_folder, write_weights
 
 
 def add(subparsers: Subparsers) -> None:
@@ -23,8 +23,6 @@ def add(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Restore, and say what became of the model."""
-    from safetensors.torch import save_model
-
     import fxprune
 
     if options.out is not None:
@@ -36,5 +34,5 @@ def run(options: argparse.Namespace) -> None:
     for path, difference in fxprune.rewritten(restored).items():
         print(f"rewritten in {path}:\n{difference}")
     if options.out is not None:
-        save_model(restored, str(options.out))
+        write_weights(restored, options.out)
         print(f"wrote {options.out}")

@@ -17,7 +17,7 @@ from fxprune.cli.options import (
     scoring_arguments,
     summary,
 )
-from fxprune.cli.output import make_folder, show
+from fxprune.cli.output import make_folder, show, write_text
 
 if TYPE_CHECKING:
     from fxprune import Front
@@ -65,14 +65,14 @@ def run(options: argparse.Namespace) -> None:
 
 def write_front(front: Front, folder: Path) -> list[Path]:
     """The table, the CSV, the plot where there are scores, and the plan of every budget that can be met."""
-    (folder / "sweep.txt").write_text(f"{front}\n", encoding="utf-8")
+    write_text(folder / "sweep.txt", str(front))
     written = [folder / "sweep.txt", front.to_csv(folder / "sweep.csv")]
     if any(point.score is not None for point in front.points):
         written.append(front.plot(folder / "sweep.png"))
     for number, point in enumerate(front.points, start=1):
         if point.plan is not None:
             written.append(folder / f"plan-{number}.json")
-            written[-1].write_text(point.plan.to_json() + "\n", encoding="utf-8")
+            point.plan.save(written[-1])
     return written
 
 

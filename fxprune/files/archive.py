@@ -48,12 +48,13 @@ class Sink(Protocol):
 
 
 @contextmanager
-def writing(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
+def writing(path: Path, what: str, needed: int) -> Iterator[zipfile.ZipFile]:
     """A new zip, which takes the place of the file at `path` once it is whole and on the disk.
 
     Args:
         path: the file; left as it was if anything fails.
         what: what is written, for errors.
+        needed: bytes that it is going to have, about; for errors.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -61,12 +62,19 @@ def writing(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
     from fxprune.backends.atomic import replacing
 
     try:
-        with replacing(path) as made, zipfile.ZipFile(made, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with (
+            replacing(path, needed) as made,
+            zipfile.ZipFile(made, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        ):
             yield archive
     except (OSError, BackendError) as error:
-        reason = getattr(error, "strerror", None) or error
-        msg = f"{what} cannot be saved to {path}: {reason}; a file that was there before is as it was"
-        raise CheckpointError(msg) from error
+        raise not_saved(what, path, error) from error
+
+
+def not_saved(what: str, path: Path, error: OSError | BackendError) -> CheckpointError:
+    """The error that says why there is no new file."""
+    why = f" to {path}: {error.strerror or error}" if isinstance(error, OSError) else f": {error}"
+    return CheckpointError(f"{what} cannot be saved{why}. A file that was there before is as it was")
 
 
 @contextmanager

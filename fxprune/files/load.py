@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import CheckpointError, InputError
+from fxprune.exclusive import exclusive
 from fxprune.files.archive import Archive, reading
 from fxprune.files.build import build_module
 from fxprune.files.content import (
@@ -83,6 +84,7 @@ class _Parts:
     inputs: Inputs | None
 
 
+@exclusive
 def _load(archive: Archive, device: torch.device) -> SlimModule:
     plan = Plan.from_json(archive.read(PLAN, longest=LONGEST))
     data = _graph(archive)

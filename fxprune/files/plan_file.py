@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from fxprune.errors import BackendError, CheckpointError
-from fxprune.files.archive import read_file, reading
+from fxprune.files.archive import not_saved, read_file, reading
 from fxprune.files.content import MEMBERS, PLAN
 from fxprune.plan import LONGEST, Plan
 
@@ -22,11 +22,11 @@ def save_plan(plan: Plan, path: str | PathLike[str]) -> None:
     from fxprune.backends.atomic import replacing
 
     try:
-        with replacing(Path(path)) as made:
-            made.write_text(plan.to_json() + "\n", encoding="utf-8")
+        content = plan.to_json().encode() + b"\n"
+        with replacing(Path(path), len(content)) as made:
+            made.write_bytes(content)
     except (BackendError, OSError) as error:
-        msg = f"the plan cannot be saved: {error}"
-        raise CheckpointError(msg) from error
+        raise not_saved("the plan", Path(path), error) from error
 
 
 def load_plan(path: str | PathLike[str]) -> Plan:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune.apply import apply
 from fxprune.apply.application import check_signature
-from fxprune.errors import InputError
+from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.files.load import load
 from fxprune.files.plan_file import is_archive, load_plan
 from fxprune.files.state import named_tensors
@@ -52,9 +52,28 @@ def restore(model: Module, source: str | PathLike[str] | Plan, *, example_inputs
         return apply(load_plan(path), model, example_inputs=example_inputs)
     check_signature(load_plan(path), model)  # before the weights are read
     slim = load(path, device=_device(model))
-    made = apply(slim, model, example_inputs=_inputs(slim, model, example_inputs))
+    inputs = _inputs(slim, model, example_inputs)
+    try:
+        made = apply(slim, model, example_inputs=inputs)
+    except CannotApply as error:
+        if not _follows(slim, model, inputs):
+            raise
+        msg = f"{path} is not intact: its graph computes something else than a {type(model).__name__} cut by its plan"
+        raise CheckpointError(msg) from error
     _take_flags(made, slim)
     return made
+
+
+def _follows(slim: SlimModule, model: nn.Module, inputs: Any) -> bool:
+    """Whether the class can be cut as the file's plan says, so that what disagrees is the file's graph."""
+    if inputs is None:
+        args, kwargs = slim.example_inputs
+        inputs = args or kwargs
+    try:
+        apply(slim.plan, model, example_inputs=inputs, config=False)
+    except CannotApply:
+        return False
+    return True
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -62,7 +62,9 @@ def save(model: nn.Module, path: str | PathLike[str], *, scores: bool = True, ex
             raise CheckpointError(f"{name} would have {len(text):,} characters; it may have {longest:,}")
     texts = {PLAN: content.plan, GRAPH: graph, REPORT: content.report, SCORES: content.scores}
     path = Path(path)
-    with writing(path, "the model") as archive:
+    needed = sum(len(each) for each in texts.values() if each is not None)
+    needed += sum(tensor.nbytes for tensors in (content.inputs, content.tensors) for tensor in tensors.values())
+    with writing(path, "the model", needed) as archive:
         for name, each in texts.items():
             if each is not None:
                 with adding(archive, name) as sink:

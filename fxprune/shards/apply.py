@@ -19,8 +19,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fxprune.backends.atomic import flush
-from fxprune.errors import InputError
+from fxprune.backends.atomic import flush, reason
+from fxprune.errors import CheckpointError, InputError
 from fxprune.plan import Plan
 from fxprune.progress import track
 from fxprune.shards.configuration import new_config
@@ -84,7 +84,7 @@ def apply_to_checkpoint(
     Raises:
         InputError: there is no checkpoint, the target is the source, holds files, or has no room.
         CheckpointError: the checkpoint is damaged, the plan is not of it (names the tensor, expected and found), or its
-            configuration cannot say the widths.
+            configuration cannot say the widths; also where the disk is full.
 
     A run that is interrupted or killed goes on when called again in the same way: finished files are recognised by their
     size and digest.
@@ -101,11 +101,23 @@ def apply_to_checkpoint(
     with open_journal(job) as store:
         try:
             made = _resume(job, store) or _run(job, store, progress=progress)
+        except OSError as error:
+            told = _explained(job, store, error)
+            clear(job, store)
+            raise told from error
         except BaseException:
             clear(job, store)
             raise
     job.journal.unlink(missing_ok=True)
     return made
+
+
+def _explained(job: Job, store: Store, error: OSError) -> CheckpointError:
+    """Why the folder cannot be made: a full disk, most often."""
+    missing = sum(fate.size for shard in job.shards if shard.path.name not in store.known for fate in job.of(shard))
+    kept = any(shard.path.name in store.known for shard in job.shards)
+    what = "Files that are finished are kept, and the same call goes on from there" if kept else "Nothing of it is left"
+    return CheckpointError(f"{job.target} cannot be made: {reason(error, job.target, missing)}. {what}")
 
 
 def _check_target(source: Folder, target: Path) -> None:

@@ -51,6 +51,16 @@ def write_shard(shard: Shard, fates: Sequence[Fate], path: Path) -> Written:
     """
     part = path.with_name(path.name + PART)
     part.unlink(missing_ok=True)
+    try:
+        written = _write_part(shard, fates, part)
+    except BaseException:
+        part.unlink(missing_ok=True)  # half a file is of no use, and a full disk has no room for it
+        raise
+    part.replace(path)
+    return written
+
+
+def _write_part(shard: Shard, fates: Sequence[Fate], part: Path) -> Written:
     digest, header = hashlib.sha256(), header_of(shard, fates)
     with shard.path.open("rb", buffering=0) as source, part.open("xb", buffering=0) as target:
         size = _write(target, header, digest)
@@ -61,7 +71,6 @@ def write_shard(shard: Shard, fates: Sequence[Fate], path: Path) -> Written:
     if size != expected:
         msg = f"{shard.path} was cut to {size} bytes, expected {expected}; was it changed meanwhile?"
         raise CheckpointError(msg)
-    part.replace(path)
     return Written(size, digest.hexdigest())
 
 

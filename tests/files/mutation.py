@@ -185,6 +185,14 @@ def _change(rng: random.Random, data: Any) -> None:
         holder[key] = rng.choice(STRANGE)
 
 
+def change_plan(rng: random.Random, text: str) -> bytes:
+    """Something somewhere in a plan by itself, in what it keeps more often than elsewhere."""
+    data = json.loads(text)
+    part = rng.choice((None, None, "kept", "slices", "widths", "dropped", "tied", "ignore"))
+    _change(rng, data[part] if part is not None and data[part] else data)
+    return json.dumps(data).encode("utf-8", "surrogatepass")
+
+
 def break_json(rng: random.Random, content: bytes) -> bytes:
     """A JSON member that is none, is too deep, or says a key twice."""
     entries = members(content)
