@@ -14,10 +14,9 @@ layer writes into a residual stream, what the stream already lacks is added to i
 so that the layer corrects the stream and not only itself. The ridge is chosen for each layer on held-out calibration data,
 and a layer that does not gain there keeps its weights as cut.
 
-Ridge regression shrinks: what the kept inputs can say little about comes out small. Where a BatchNorm follows, that is nothing
-to its outputs but all to training, as the gradient of weights under a norm goes with the inverse of their length: after the
-first step the layer would be noise. So there each output's weights keep the length that they had as cut, and the statistics
-follow.
+A BatchNorm behind a repaired layer is measured anew before what comes after it is repaired (`fxprune.passes.normed`). It does
+not see how long the weights in front of it are, but training does, whose steps go with the inverse of their length; so each
+output's weights keep the length that they had as cut.
 
 Several processes each carry their share of the batches through both models; moments are added for each layer, so that all
 solve the same equations and end with the same weights: those of one process, up to rounding.
@@ -46,6 +45,7 @@ from fxprune.evaluating import evaluating
 from fxprune.passes.affine import AffineLayer, Norm, affine_layers
 from fxprune.passes.least_squares import RIDGES, Correction, Moments, added, choose
 from fxprune.passes.lockstep import Lockstep
+from fxprune.passes.normed import follow_input
 from fxprune.passes.stream import Stream, find_stream
 from fxprune.passes.verify import full_precision
 from fxprune.propagate import Propagation
@@ -159,6 +159,8 @@ def reconstruct(
                 repairs.append(found)
                 if found.ridge is not None:
                     pair.slim.again(node)
+            elif follow_input(origin, node, slim, pair, cut, analysis):
+                pair.slim.again(node)
     return Reconstruction(tuple(repairs))
 
 
@@ -251,7 +253,7 @@ class _Work:
 
     def _apply(self, layer: AffineLayer, correction: Correction) -> None:
         weight = self.slim.get_parameter(layer.weight)
-        length = _lengths(layer, weight)
+        length = layer.lengths(weight)
         change = layer.weight_of(correction.matrix, weight.shape)
         _set(layer, weight, weight.double() + change)
         constant = correction.constant.flatten()
@@ -267,7 +269,7 @@ class _Work:
     def _rescale(self, layer: AffineLayer, norm: Norm, length: Tensor) -> None:
         """Give each output's weights a length, and the BatchNorm behind them the statistics that undo it."""
         weight = self.slim.get_parameter(layer.weight)
-        now = _lengths(layer, weight)
+        now = layer.lengths(weight)
         factor = torch.where((now > 0) & (length > 0), length / now, torch.ones_like(now))
         shape = (1, -1) if layer.transposed else (-1, *(1 for _ in weight.shape[1:]))
         _set(layer, weight, weight.double() * factor.reshape(shape))
@@ -277,13 +279,6 @@ class _Work:
         mean, variance = self.slim.get_buffer(norm.mean), self.slim.get_buffer(norm.variance)
         _set(layer, mean, mean.double() * factor)
         _set(layer, variance, (factor.square() * (variance.double() + norm.eps) - norm.eps).clamp_min(0))
-
-
-def _lengths(layer: AffineLayer, weight: Tensor) -> Tensor:
-    """Length of the weights of each output, float64."""
-    rows = weight.detach().double()
-    found: Tensor = (rows.T if layer.transposed else rows.flatten(1)).norm(dim=1)
-    return found
 
 
 def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:
