@@ -118,30 +118,34 @@ def _set_hidden_dim(model: Any, _: Any) -> None:
 
 
 def _bert() -> Subject:
-    """BERT-base on sequences of 128 tokens."""
+    """BERT-base with a classifier, on sequences of 128 tokens."""
     return Subject(
         _make_bert, lambda batch: torch.randint(0, 30_000, (batch, 128)), False, 12, _bert_options, _set_heads
     )
 
 
 def _make_bert() -> nn.Module:
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForSequenceClassification
 
-    made: nn.Module = BertModel(BertConfig(), add_pooling_layer=False)
+    made: nn.Module = BertForSequenceClassification(BertConfig())
     return made.eval()
 
 
 def _bert_options(model: Any) -> dict[str, Any]:
     heads = {
         projection: layer.attention.self.num_attention_heads
-        for layer in model.encoder.layer
+        for layer in model.bert.encoder.layer
         for projection in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
     }
-    return {"num_heads": heads, "output_transform": lambda output: output["last_hidden_state"]}
+    return {
+        "num_heads": heads,
+        "ignored_layers": [model.classifier],
+        "output_transform": lambda output: output["logits"],
+    }
 
 
 def _set_heads(model: Any, pruner: Any) -> None:
-    for layer in model.encoder.layer:
+    for layer in model.bert.encoder.layer:
         attention = layer.attention.self
         attention.num_attention_heads = pruner.num_heads[attention.query]
         attention.all_head_size = attention.query.out_features

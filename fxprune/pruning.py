@@ -34,7 +34,7 @@ from fxprune.plan import Plan, difference, kept_lists, signature_of, slices_of, 
 from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, check_scores, find_scorer, fitting_scorer, run_scorer
 from fxprune.scores import Scores
-from fxprune.search import Choices, build_choices
+from fxprune.search import Choices, Costs, build_choices
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
@@ -149,14 +149,14 @@ def build(
 ) -> SlimModule:
     """Search within the ranges of widths, unless they are given, then rewrite."""
     if widths is None:
-        widths = _search(subject, scores, limits, making.ranges, making.method(scores))
+        widths = search_for(subject, scores, limits, making)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
 def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
     """Search within the ranges of widths, and nothing more: the plan."""
-    widths = _search(subject, scores, limits, making.ranges, making.method(scores))
+    widths = search_for(subject, scores, limits, making)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     cut = subject.analysis.cut(kept)
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
@@ -237,11 +237,22 @@ def _check_given(
     return scores
 
 
-def _search(
-    subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
+def search_for(
+    subject: Subject, scores: Scores, limits: Budget, making: Making, costs: Costs | None = None
 ) -> dict[str, int]:
-    """Width of every group, within the budget."""
-    analysis, sayable = subject.analysis, subject.sayable
+    """Width of every group, within the budget.
+
+    Args:
+        subject: what is pruned.
+        scores: what its indices are worth.
+        limits: all have to hold.
+        making: ranges of widths, and the method.
+        costs: what any widths cost, by all metrics that are limited; None for the analysis's own.
+
+    Raises:
+        InfeasibleBudget: the narrowest widths do not meet a limit.
+    """
+    analysis, sayable, ranges, method = subject.analysis, subject.sayable, making.ranges, making.method(scores)
     kinds = find_kinds(analysis) if method == "uniform" and sayable is None else ()
     ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
     ranges = tied_ranges(ranges, kinds)
@@ -251,7 +262,7 @@ def _search(
         group.name in scores.sensitivity for group in analysis.groups
     )
     try:
-        return search_widths(analysis.costs, limits.limits, choices, method, ties, joint=joint)
+        return search_widths(costs or analysis.costs, limits.limits, choices, method, ties, joint=joint)
     except InfeasibleBudget as error:
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"

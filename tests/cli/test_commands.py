@@ -121,7 +121,7 @@ def test_folder_that_cannot_be_is_said_before_the_work(tmp_path: Path, capsys: p
     assert "Cannot write to the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("budget", ["0", "abc", "latency=3 ms"])
+@pytest.mark.parametrize("budget", ["0", "abc", "latency=3 MB"])
 def test_unusable_budget_is_one_message(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", *TOY, "--budget", budget]) == 2
     assert capsys.readouterr().err.startswith("error: The budget")

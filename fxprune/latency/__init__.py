@@ -1,0 +1,20 @@
+"""Latency: predicted from measured fragments, limited by budgets, and closed by measuring what was chosen."""
+
+from fxprune.latency.budget import TimeBudget, split_times
+from fxprune.latency.compiling import Times, build_to_time, model_of, usable_backend
+from fxprune.latency.estimating import Effort, build_model
+from fxprune.latency.model import LatencyModel
+from fxprune.latency.stopwatch import Stopwatch
+
+__all__ = [
+    "Effort",
+    "LatencyModel",
+    "Stopwatch",
+    "TimeBudget",
+    "Times",
+    "build_model",
+    "build_to_time",
+    "model_of",
+    "split_times",
+    "usable_backend",
+]

@@ -1,0 +1,222 @@
+"""Compiling to a budget of time: the latency model, the closed loop, and what the report says of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxprune.backends.base import why_not_runnable
+from fxprune.backends.examples import batch_size_of
+from fxprune.backends.measure import Timing
+from fxprune.backends.registry import get_backend
+from fxprune.budget import Budget
+from fxprune.errors import BackendError, InfeasibleBudget, InputError
+from fxprune.latency.budget import TimeBudget, split_times
+from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
+from fxprune.latency.costs import LATENCY, TimedCosts
+from fxprune.latency.estimating import Effort, build_model
+from fxprune.latency.model import LatencyModel
+from fxprune.latency.referee import Referee, appointed
+from fxprune.latency.stopwatch import Stopwatch
+from fxprune.planning import survey
+from fxprune.pruning import Making, Subject, build, choices_of, search_for
+from fxprune.report import Metric
+from fxprune.slim_module import SlimModule, attach_report
+from fxprune.widths import Align, Floor, width_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fxprune.backends.base import Backend
+    from fxprune.inputs import Inputs
+    from fxprune.scores import Scores
+
+DEFAULT_BACKEND = "eager"
+MEASURING = Timing(warmup_calls=10, relative_width=0.01, budget_s=4.0)
+FINAL_TRIES = 3
+STEP_BACK = 0.985
+"""What the target is lowered by where the finished module does not hold what its like held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A budget of time, and how it is measured.
+
+    Attributes:
+        budget: what the user asked for.
+        backend: where latency is measured.
+        options: of the backend.
+        effort: of the latency model.
+        timing: of candidates.
+    """
+
+    budget: TimeBudget
+    backend: Backend
+    options: Mapping[str, Any] = field(default_factory=dict)
+    effort: Effort = field(default_factory=Effort)
+    timing: Timing = MEASURING
+
+
+def usable_backend(name: str | Backend | None) -> Backend:
+    """The backend that latency is measured on: a name, None for PyTorch itself, or an object that is one.
+
+    Raises:
+        BackendError: there is none of that name, or it cannot run models here.
+    """
+    backend = get_backend(name or DEFAULT_BACKEND) if isinstance(name, str) or name is None else name
+    reason = why_not_runnable(backend)
+    if reason is not None:
+        raise BackendError(f"latency cannot be measured on backend {backend.name!r}: {reason}")
+    return backend
+
+
+def times_of(
+    budget: Any,
+    subject: Subject,
+    backend: str | Backend | None,
+    options: Mapping[str, Any] | None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Times | None, Any]:
+    """The budget of time among what the user asked for, with where it is measured, and the rest of the budget.
+
+    Raises:
+        BudgetError: a time is no amount.
+        BackendError: the backend cannot be used.
+        InputError: there is a backend and nothing to measure on it.
+    """
+    program = subject.whole.program
+    wanted, rest = split_times(budget, batch_size_of((program.args, dict(program.kwargs))))
+    if wanted is not None:
+        effort = Effort(seed=seed, progress=progress)
+        return Times(wanted, usable_backend(backend), dict(options or {}), effort), rest
+    if backend is not None or options is not None:
+        msg = 'backend= is where latency is measured, and the budget limits none: write {"latency": "60%"}'
+        raise InputError(msg)
+    return None, rest
+
+
+def refuse_widths(widths: Mapping[str, int] | None) -> None:
+    """There is nothing to adjust where widths are given.
+
+    Raises:
+        InputError: they are.
+    """
+    if widths is not None:
+        msg = (
+            "a budget of time chooses widths until it holds, which exact widths (the budget's config) and search='grid' "
+            "do not leave open: leave one of them out"
+        )
+        raise InputError(msg)
+
+
+def model_of(
+    model: nn.Module, subject: Subject, times: Times, align: Align | None = None, floor: Floor | None = None
+) -> LatencyModel:
+    """The latency model of what is to be pruned, at the sizes of its example inputs.
+
+    Raises:
+        BackendError: the backend cannot run the model.
+    """
+    program = subject.whole.program
+    inputs = program.args or dict(program.kwargs)
+    dropped = [block.name for block in subject.dropped]
+    fixed = survey(model, inputs, ignore=subject.ignore, drop=dropped).analysis
+    known = {group.name: group.size for group in subject.analysis.groups}
+    if {group.name: group.size for group in fixed.groups} != known:
+        raise BackendError(
+            "the model's groups are others where the batch size is fixed, as it is to predict latency; a budget of latency "
+            "cannot be met for this model: limit flops, and measure with fxprune.bench"
+        )
+    ranges = width_ranges(fixed, align, floor)
+    return build_model(fixed, ranges, Stopwatch(times.backend, times.options), times.effort)
+
+
+def build_to_time(
+    model: nn.Module,
+    subject: Subject,
+    scores: Scores,
+    limits: Budget,
+    making: Making,
+    times: Times,
+    predictor: LatencyModel,
+    started: float,
+) -> SlimModule:
+    """Search, rewrite and measure until the budget of time holds, with all other limits.
+
+    Raises:
+        InfeasibleBudget: it cannot be met; says the fastest reached.
+        BackendError: the backend cannot run a candidate.
+    """
+    costs = TimedCosts(subject.analysis.costs, predictor)
+    draft = replace(making, verify=False, repairing=None)
+    inputs: Inputs = (subject.whole.program.args, dict(subject.whole.program.kwargs))
+    with _refereed(model, inputs, times) as referee:
+        closing = Closing(
+            budget=times.budget,
+            search=lambda target: search_for(subject, scores, _within(limits, times, target), making, costs),
+            narrowest={each.group: int(each.widths[0]) for each in choices_of(subject.analysis, scores, making.ranges)},
+            predict=predictor.predict,
+            build=lambda widths: build(subject, scores, _within(limits, times, 0.0), draft, started, widths),
+            referee=referee,
+        )
+        original, _ = referee.measure(model)
+        whole = predictor.predict({group.name: group.size for group in subject.analysis.groups})
+        target = whole * times.budget.limit(original.median_s) / original.median_s
+        stated = _within(limits, times, times.budget.limit(original.median_s))
+        return _finished(
+            closing, target, lambda widths: build(subject, scores, stated, making, started, widths), predictor
+        )
+
+
+def _finished(closing: Closing, target: float, make: Any, predictor: LatencyModel) -> SlimModule:
+    """The finished module, verified and repaired, measured once more; where it fails, with a lower target."""
+    rounds = 0
+    for _ in range(FINAL_TRIES):
+        found, count = close(closing, target, Bracket())
+        rounds += count + 1
+        slim: SlimModule = make(found.widths)
+        final = tried(closing, found.target, found.widths, slim)
+        if final.used <= 1:
+            return _told(slim, final, closing, predictor, rounds)
+        target = found.target * STEP_BACK
+    msg = (
+        f"the budget of time held for candidates and not for the finished module, {FINAL_TRIES} times: this machine's speed "
+        f"drifts too much ({final.measured}). Measure on a quiet one, or ask for more time"
+    )
+    raise InfeasibleBudget(msg, {})
+
+
+def _within(limits: Budget, times: Times, target: float) -> Budget:
+    """All limits, with one on the predicted time."""
+    return Budget({**limits.limits, LATENCY: target}, {**limits.stated, **times.budget.stated})
+
+
+@contextmanager
+def _refereed(model: nn.Module, inputs: Inputs, times: Times) -> Iterator[Referee]:
+    with appointed(times.backend, times.options, model, inputs, times.timing) as referee:
+        yield referee
+
+
+def _told(slim: SlimModule, final: Candidate, closing: Closing, predictor: LatencyModel, rounds: int) -> SlimModule:
+    """The module with its latency in the report."""
+    limit = closing.budget.limit(final.original.median_s)
+    before, after = final.original, final.measured
+    assert after.speedup is not None
+    error = "" if predictor.error != predictor.error else f", whose median error is {predictor.error:.1%}"
+    notes = [
+        f"latency of {predictor.backend} on {after.device}: {after}, originally {before}, {after.speedup.median:.2f} times "
+        f"faster [{after.speedup.low:.2f}, {after.speedup.high:.2f}]; predicted {final.predicted * 1e3:.4g} ms{error}; "
+        f"{rounds} modules measured"
+    ]
+    if predictor.refused:
+        notes.append(f"not timed by themselves: {'; '.join(predictor.refused)}")
+    metric = Metric(LATENCY, before.median_s, after.median_s, limit)
+    report = slim.report
+    attach_report(slim, replace(report, metrics=(*report.metrics, metric), notes=(*report.notes, *notes)))
+    return slim
