@@ -17,7 +17,14 @@ from fxprune.depth import Drop, counted
 from fxprune.dropping import without_least
 from fxprune.finished import open_store
 from fxprune.grid import Grid, on_grid
-from fxprune.latency.compiling import build_to_time, model_of, refuse_widths, times_of
+from fxprune.latency.compiling import (
+    build_to_time,
+    keep_to_steps,
+    predicting,
+    refuse_widths,
+    times_of,
+    with_note,
+)
 from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
@@ -89,7 +96,8 @@ def compile(
             recalibrate BatchNorm; None to do so where `data` is given, False to leave weights as cut.
         config: of Transformers models: keep to widths that the configuration can say, so that `apply(slim, model)` gives
             a model that `save_pretrained` and `from_pretrained` bring back (`fxprune.sayable` tells which these are).
-        backend: where latency is measured, by name, on the model's device; None for PyTorch itself ("eager").
+        backend: where latency is measured, by name, on the model's device; None for PyTorch itself ("eager"). Without a
+            budget of time only `align` follows from it: the multiples that it is found to compute fast.
         backend_options: of the backend, such as `{"threads": 1}` or `{"mode": "reduce-overhead"}`.
 
     Returns:
@@ -121,7 +129,11 @@ def compile(
     target, budget = split_budget(budget, model)
     method = method_of(search, target)
     times, budget = times_of(budget, subject, backend, backend_options, seed=seed, progress=progress)
-    limits = Budget({}, {}) if times and not budget else limits_of(budget, target, subject.whole.costs.original)
+    limits = (
+        Budget({}, {})
+        if times and times.budget and not budget
+        else limits_of(budget, target, subject.whole.costs.original)
+    )
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
         context = replace(context, store=store)
@@ -134,8 +146,11 @@ def compile(
         )
     ranges = width_ranges(subject.analysis, align, floor)
     making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
-    if times is not None:
+    if times is not None and times.budget is not None:
         refuse_widths(widths)
-        predictor = model_of(model, subject, times, align, floor)
+        predictor, making = predicting(model, subject, making, times, align, floor)
         return remember(build_to_time(model, subject, own, limits, making, times, predictor, started), scores)
+    if times is not None and align is None and widths is None:
+        making, note = keep_to_steps(model, subject, making, times, floor)
+        return remember(with_note(build(subject, own, limits, making, started), note), scores)
     return remember(build(subject, own, limits, making, started, widths), scores)

@@ -115,7 +115,10 @@ def test_things_that_are_no_budget(written: Any) -> None:
         ({"FLOPs": 0.5}, "Did you mean 'flops'?"),
         ({"colour": 0.5}, "'colour', which is not a metric. Known here"),
         ({3: 0.5}, "limits 3, which is not a metric"),
-        ({"latency": "3 ms"}, "'latency', which cannot be limited here: it is measured, which works with `compile` alone"),
+        (
+            {"latency": "3 ms"},
+            "'latency', which cannot be limited here: it is measured, which works with `compile` alone",
+        ),
         ({"throughput": 100}, "cannot be limited here"),
         ({"config": {"hidden_size": 3072}}, "work with `compile` alone"),
         ("40 MB", '{"memory": ...}'),

@@ -1,7 +1,7 @@
 """Latency: predicted from measured fragments, limited by budgets, and closed by measuring what was chosen."""
 
 from fxprune.latency.budget import TimeBudget, split_times
-from fxprune.latency.compiling import Times, build_to_time, model_of, usable_backend
+from fxprune.latency.compiling import Times, build_to_time, usable_backend
 from fxprune.latency.estimating import Effort, build_model
 from fxprune.latency.model import LatencyModel
 from fxprune.latency.stopwatch import Stopwatch
@@ -14,7 +14,6 @@ __all__ = [
     "Times",
     "build_model",
     "build_to_time",
-    "model_of",
     "split_times",
     "usable_backend",
 ]

@@ -18,7 +18,7 @@ from fxprune.errors import BackendError, InfeasibleBudget, InputError
 from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
 from fxprune.latency.costs import LATENCY, TimedCosts
-from fxprune.latency.estimating import Effort, build_model
+from fxprune.latency.estimating import Effort, Prepared, fit_model, learn_align, prepare
 from fxprune.latency.model import LatencyModel
 from fxprune.latency.referee import Referee, appointed
 from fxprune.latency.stopwatch import Stopwatch
@@ -26,11 +26,12 @@ from fxprune.planning import survey
 from fxprune.pruning import Making, Subject, build, choices_of, search_for
 from fxprune.report import Metric
 from fxprune.slim_module import SlimModule, attach_report
-from fxprune.widths import Align, Floor, width_ranges
+from fxprune.widths import DEFAULT_ALIGN, Align, Floor, relaxed_align, width_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fxprune.analysis import Analysis
     from fxprune.backends.base import Backend
     from fxprune.inputs import Inputs
     from fxprune.scores import Scores
@@ -47,14 +48,14 @@ class Times:
     """A budget of time, and how it is measured.
 
     Attributes:
-        budget: what the user asked for.
+        budget: what the user asked for; None where widths are only kept to what the backend computes fast.
         backend: where latency is measured.
         options: of the backend.
         effort: of the latency model.
         timing: of candidates.
     """
 
-    budget: TimeBudget
+    budget: TimeBudget | None
     backend: Backend
     options: Mapping[str, Any] = field(default_factory=dict)
     effort: Effort = field(default_factory=Effort)
@@ -88,17 +89,17 @@ def times_of(
     Raises:
         BudgetError: a time is no amount.
         BackendError: the backend cannot be used.
-        InputError: there is a backend and nothing to measure on it.
+        InputError: there are options and no backend.
     """
     program = subject.whole.program
     wanted, rest = split_times(budget, batch_size_of((program.args, dict(program.kwargs))))
-    if wanted is not None:
-        effort = Effort(seed=seed, progress=progress)
-        return Times(wanted, usable_backend(backend), dict(options or {}), effort), rest
-    if backend is not None or options is not None:
-        msg = 'backend= is where latency is measured, and the budget limits none: write {"latency": "60%"}'
+    if options is not None and backend is None:
+        msg = 'backend_options= are of a backend, and there is none: pass, for example, backend="onnxruntime"'
         raise InputError(msg)
-    return None, rest
+    if wanted is None and backend is None:
+        return None, rest
+    effort = Effort(seed=seed, progress=progress)
+    return Times(wanted, usable_backend(backend), dict(options or {}), effort), rest
 
 
 def refuse_widths(widths: Mapping[str, int] | None) -> None:
@@ -115,26 +116,86 @@ def refuse_widths(widths: Mapping[str, int] | None) -> None:
         raise InputError(msg)
 
 
-def model_of(
-    model: nn.Module, subject: Subject, times: Times, align: Align | None = None, floor: Floor | None = None
-) -> LatencyModel:
-    """The latency model of what is to be pruned, at the sizes of its example inputs.
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """What predicts latency, and the widths that it was found to be worth keeping to.
+
+    Attributes:
+        model: predicts.
+        learnt: multiples by kind of fragment; empty where the user said them.
+    """
+
+    model: LatencyModel
+    learnt: Mapping[str, int]
+
+
+def keep_to_steps(
+    model: nn.Module, subject: Subject, making: Making, times: Times, floor: Floor | None
+) -> tuple[Making, str]:
+    """Ranges of widths that the backend computes fast, learnt from measured times, and a note that says them.
 
     Raises:
         BackendError: the backend cannot run the model.
     """
+    prepared = prepare(_fixed(model, subject), Stopwatch(times.backend, times.options), times.effort)
+    learnt, align = _learnt(prepared)
+    ranges = width_ranges(subject.analysis, align, floor)
+    return replace(making, ranges=ranges), _multiples(learnt, f"{times.backend.name} on {prepared.device}")
+
+
+def with_note(slim: SlimModule, note: str) -> SlimModule:
+    """The module with one line more in its report."""
+    attach_report(slim, replace(slim.report, notes=(*slim.report.notes, note)))
+    return slim
+
+
+def predicting(
+    model: nn.Module, subject: Subject, making: Making, times: Times, align: Align | None, floor: Floor | None
+) -> tuple[Predictor, Making]:
+    """The latency model of what is to be pruned, at the sizes of its example inputs, and the ranges of widths to search.
+
+    Widths are kept to what the user says (`align`), or else to multiples that are learnt from measured times.
+
+    Raises:
+        BackendError: the backend cannot run the model.
+    """
+    fixed = _fixed(model, subject)
+    prepared = prepare(fixed, Stopwatch(times.backend, times.options), times.effort)
+    learnt: Mapping[str, int] = {}
+    if align is None:
+        learnt, align = _learnt(prepared)
+    found = fit_model(prepared, width_ranges(fixed, align, floor), times.effort)
+    return Predictor(found, learnt), replace(making, ranges=width_ranges(subject.analysis, align, floor))
+
+
+def _fixed(model: nn.Module, subject: Subject) -> Analysis:
+    """The analysis at the fixed sizes of the example inputs."""
     program = subject.whole.program
-    inputs = program.args or dict(program.kwargs)
     dropped = [block.name for block in subject.dropped]
-    fixed = survey(model, inputs, ignore=subject.ignore, drop=dropped).analysis
-    known = {group.name: group.size for group in subject.analysis.groups}
-    if {group.name: group.size for group in fixed.groups} != known:
+    fixed = survey(model, program.args or dict(program.kwargs), ignore=subject.ignore, drop=dropped).analysis
+    if _sizes(fixed) != _sizes(subject.analysis):
         raise BackendError(
             "the model's groups are others where the batch size is fixed, as it is to predict latency; a budget of latency "
-            "cannot be met for this model: limit flops, and measure with fxprune.bench"
+            "cannot be met for this model, nor alignment learnt: limit flops, without backend=, and measure with "
+            "fxprune.bench"
         )
-    ranges = width_ranges(fixed, align, floor)
-    return build_model(fixed, ranges, Stopwatch(times.backend, times.options), times.effort)
+    return fixed
+
+
+def _learnt(prepared: Prepared) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Multiples by kind of fragment, and by group."""
+    learnt, groups = learn_align(prepared, DEFAULT_ALIGN)
+    sizes = _sizes(prepared.analysis)
+    return learnt, {name: max(multiple, relaxed_align(sizes[name])) for name, multiple in groups.items()}
+
+
+def _multiples(learnt: Mapping[str, int], where: str) -> str:
+    shown = ", ".join(f"{kind} {multiple}" for kind, multiple in learnt.items()) or "none"
+    return f"multiples that widths are kept to, learnt from measured times of {where}: {shown}"
+
+
+def _sizes(analysis: Analysis) -> dict[str, int]:
+    return {group.name: group.size for group in analysis.groups}
 
 
 def build_to_time(
@@ -144,7 +205,7 @@ def build_to_time(
     limits: Budget,
     making: Making,
     times: Times,
-    predictor: LatencyModel,
+    predictor: Predictor,
     started: float,
 ) -> SlimModule:
     """Search, rewrite and measure until the budget of time holds, with all other limits.
@@ -153,28 +214,30 @@ def build_to_time(
         InfeasibleBudget: it cannot be met; says the fastest reached.
         BackendError: the backend cannot run a candidate.
     """
-    costs = TimedCosts(subject.analysis.costs, predictor)
+    wanted = times.budget
+    assert wanted is not None, "nothing to close"
+    costs = TimedCosts(subject.analysis.costs, predictor.model)
     draft = replace(making, verify=False, repairing=None)
     inputs: Inputs = (subject.whole.program.args, dict(subject.whole.program.kwargs))
     with _refereed(model, inputs, times) as referee:
         closing = Closing(
-            budget=times.budget,
-            search=lambda target: search_for(subject, scores, _within(limits, times, target), making, costs),
+            budget=wanted,
+            search=lambda target: search_for(subject, scores, _within(limits, wanted, target), making, costs),
             narrowest={each.group: int(each.widths[0]) for each in choices_of(subject.analysis, scores, making.ranges)},
-            predict=predictor.predict,
-            build=lambda widths: build(subject, scores, _within(limits, times, 0.0), draft, started, widths),
+            predict=predictor.model.predict,
+            build=lambda widths: build(subject, scores, _within(limits, wanted, 0.0), draft, started, widths),
             referee=referee,
         )
         original, _ = referee.measure(model)
-        whole = predictor.predict({group.name: group.size for group in subject.analysis.groups})
-        target = whole * times.budget.limit(original.median_s) / original.median_s
-        stated = _within(limits, times, times.budget.limit(original.median_s))
+        whole = predictor.model.predict(_sizes(subject.analysis))
+        target = whole * wanted.limit(original.median_s) / original.median_s
+        stated = _within(limits, wanted, wanted.limit(original.median_s))
         return _finished(
             closing, target, lambda widths: build(subject, scores, stated, making, started, widths), predictor
         )
 
 
-def _finished(closing: Closing, target: float, make: Any, predictor: LatencyModel) -> SlimModule:
+def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) -> SlimModule:
     """The finished module, verified and repaired, measured once more; where it fails, with a lower target."""
     rounds = 0
     for _ in range(FINAL_TRIES):
@@ -192,9 +255,9 @@ def _finished(closing: Closing, target: float, make: Any, predictor: LatencyMode
     raise InfeasibleBudget(msg, {})
 
 
-def _within(limits: Budget, times: Times, target: float) -> Budget:
+def _within(limits: Budget, wanted: TimeBudget, target: float) -> Budget:
     """All limits, with one on the predicted time."""
-    return Budget({**limits.limits, LATENCY: target}, {**limits.stated, **times.budget.stated})
+    return Budget({**limits.limits, LATENCY: target}, {**limits.stated, **wanted.stated})
 
 
 @contextmanager
@@ -203,19 +266,22 @@ def _refereed(model: nn.Module, inputs: Inputs, times: Times) -> Iterator[Refere
         yield referee
 
 
-def _told(slim: SlimModule, final: Candidate, closing: Closing, predictor: LatencyModel, rounds: int) -> SlimModule:
+def _told(slim: SlimModule, final: Candidate, closing: Closing, predictor: Predictor, rounds: int) -> SlimModule:
     """The module with its latency in the report."""
     limit = closing.budget.limit(final.original.median_s)
     before, after = final.original, final.measured
     assert after.speedup is not None
-    error = "" if predictor.error != predictor.error else f", whose median error is {predictor.error:.1%}"
+    model = predictor.model
+    error = f", median error of predictions {model.error:.1%}" if len(model.held_out) else ""
     notes = [
-        f"latency of {predictor.backend} on {after.device}: {after}, originally {before}, {after.speedup.median:.2f} times "
+        f"latency of {model.backend} on {after.device}: {after}, originally {before}, {after.speedup.median:.2f} times "
         f"faster [{after.speedup.low:.2f}, {after.speedup.high:.2f}]; predicted {final.predicted * 1e3:.4g} ms{error}; "
         f"{rounds} modules measured"
     ]
-    if predictor.refused:
-        notes.append(f"not timed by themselves: {'; '.join(predictor.refused)}")
+    if predictor.learnt:
+        notes.append(_multiples(predictor.learnt, f"{model.backend} on {model.device}"))
+    if model.refused:
+        notes.append(f"not timed by themselves: {'; '.join(model.refused)}")
     metric = Metric(LATENCY, before.median_s, after.median_s, limit)
     report = slim.report
     attach_report(slim, replace(report, metrics=(*report.metrics, metric), notes=(*report.notes, *notes)))

@@ -23,6 +23,7 @@ from fxprune.latency.gathering import Gatherer
 from fxprune.latency.levels import Grid, coordinates, grid_of, random_widths
 from fxprune.latency.model import LatencyModel, Term, kind_sums
 from fxprune.latency.signature import signature_of
+from fxprune.latency.steps import align_of_groups, learnt_align, probes_of
 from fxprune.latency.stopwatch import SMALL, WHOLE, Make, Stopwatch
 from fxprune.latency.table import Table
 from fxprune.widths import Range
@@ -65,31 +66,117 @@ def build_model(
         BackendError: the backend cannot run the model.
     """
     effort = effort or Effort()
+    return fit_model(prepare(analysis, stopwatch, effort), ranges, effort)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph in fragments, and what times them.
+
+    Attributes:
+        analysis: of the model at fixed sizes of its inputs.
+        fragments: with their signatures.
+        gatherer: knows times, or measures them.
+        least: seconds of a call that does nothing.
+        device: in words.
+        versions: of the packages involved.
+        name: of whole candidates in the cache.
+    """
+
+    analysis: Analysis
+    fragments: tuple[tuple[Fragment, str], ...]
+    gatherer: Gatherer
+    least: float
+    device: str
+    versions: Mapping[str, str]
+    name: str
+
+    def times(self, wanted: Sequence[tuple[Fragment, str, Ints]]) -> list[float | None]:
+        """Seconds of fragments with signatures at widths of all groups `[groups]`; None where the backend refuses one."""
+        columns = {group.variable: at for at, group in enumerate(self.analysis.groups)}
+        keys = [
+            digest([signature, coordinates(fragment.basis, columns, row[None])[:, 0].tolist()])
+            for fragment, signature, row in wanted
+        ]
+        makers: dict[str, Make] = {
+            key: partial(build_fragment, self.analysis, fragment, row.tolist())
+            for key, (fragment, _, row) in zip(keys, wanted, strict=True)
+        }
+        failed = self.gatherer.gather(makers, SMALL, "timing operations")
+        known = self.gatherer.times.known
+        return [None if key in failed else max(known[key] - self.least, 0.0) for key in keys]
+
+
+def prepare(analysis: Analysis, stopwatch: Stopwatch, effort: Effort) -> Prepared:
+    """Cut a graph into fragments, and open what is known of their times.
+
+    Raises:
+        BackendError: the backend cannot run anything.
+    """
     least, device, versions = stopwatch.probe(_device_of(analysis))
-    fragments = [_Known.of(analysis, fragment, ranges) for fragment in find_fragments(analysis)]
-    whole = digest([[known.signature for known in fragments], [str(node.target) for node in analysis.program.nodes]])
-    sizes = np.array([group.size for group in analysis.groups])
+    fragments = tuple((fragment, signature_of(analysis, fragment)) for fragment in find_fragments(analysis))
+    name = digest([[signature for _, signature in fragments], [str(node.target) for node in analysis.program.nodes]])
+    sizes = [group.size for group in analysis.groups]
     gatherer = Gatherer(
         stopwatch,
         open_times(_environment(stopwatch, device, versions), keep=effort.keep),
-        partial(build_whole, analysis, sizes.tolist()),
-        digest([whole, sizes.tolist()]),
+        partial(build_whole, analysis, sizes),
+        digest([name, sizes]),
         effort.progress,
     )
+    return Prepared(analysis, fragments, gatherer, least, device, versions, name)
+
+
+def learn_align(prepared: Prepared, step: int) -> tuple[dict[str, int], dict[str, int]]:
+    """The multiples that widths are worth keeping to, by kind of fragment and by group (`fxprune.latency.steps`).
+
+    Args:
+        prepared: the graph and its times.
+        step: the multiple that widths are kept to anyway.
+    """
+    analysis = prepared.analysis
+    sizes = np.array([group.size for group in analysis.groups])
+    seconds = prepared.times([(fragment, signature, sizes) for fragment, signature in prepared.fragments])
+    spent = [(fragment, own or 0.0) for (fragment, _), own in zip(prepared.fragments, seconds, strict=True)]
+    together: Counter[str] = Counter()
+    first: dict[str, Fragment] = {}
+    for (fragment, signature), (_, own) in zip(prepared.fragments, spent, strict=True):
+        together[signature] += own  # type: ignore[assignment]  # seconds, added up
+        first.setdefault(signature, fragment)
+    signatures = {fragment: signature for signature, fragment in first.items()}
+    probes = probes_of(analysis, [(first[signature], own) for signature, own in together.items()], step)
+    rows = [(probe.fragment, signatures[probe.fragment], row) for probe in probes for row in probe.widths]
+    found = iter(prepared.times(rows))
+    timed = [(probe, [next(found) for _ in probe.widths]) for probe in probes]
+    answers = [
+        (probe, np.array(own, dtype=np.float64)) for probe, own in timed if all(each is not None for each in own)
+    ]
+    learnt = learnt_align(answers, {fragment: together[signature] for fragment, signature in signatures.items()}, step)
+    return learnt, align_of_groups(analysis, spent, learnt)
+
+
+def fit_model(prepared: Prepared, ranges: Mapping[str, Range], effort: Effort) -> LatencyModel:
+    """Time what is not known yet, at widths of these ranges, and fit.
+
+    Raises:
+        BackendError: the backend cannot run the model.
+    """
+    analysis, gatherer = prepared.analysis, prepared.gatherer
+    fragments = [_Known.of(analysis, fragment, signature, ranges) for fragment, signature in prepared.fragments]
     kinds = _kinds([known.fragment for known in fragments])
-    terms, refused = _terms(analysis, fragments, kinds, gatherer, least)
+    terms, refused = _terms(analysis, fragments, kinds, gatherer, prepared.least)
     rows = list(islice(random_widths(analysis, ranges, effort.seed), effort.fitted + effort.held_out))
-    widths = np.array([sizes, *rows])
-    measured = _whole(analysis, whole, widths, gatherer)
+    widths = np.array([[group.size for group in analysis.groups], *rows])
+    measured = _whole(analysis, prepared.name, widths, gatherer)
     columns = {group.variable: at for at, group in enumerate(analysis.groups)}
     sums = kind_sums(terms, len(kinds), columns, widths)
     seen = effort.fitted + 1
     factors = fit(sums[:seen], measured[:seen])
     pairs = np.stack([factors[0] + sums @ factors[1:], measured], axis=1)
     return LatencyModel(
-        backend=stopwatch.backend.name,
-        device=device,
-        versions=versions,
+        backend=gatherer.stopwatch.backend.name,
+        device=prepared.device,
+        versions=prepared.versions,
         groups=tuple(group.name for group in analysis.groups),
         columns=columns,
         kinds=kinds,
@@ -118,10 +205,10 @@ class _Known:
     keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, analysis: Analysis, fragment: Fragment, ranges: Mapping[str, Range]) -> _Known:
+    def of(cls, analysis: Analysis, fragment: Fragment, signature: str, ranges: Mapping[str, Range]) -> _Known:
         """Find out."""
         columns = {group.variable: at for at, group in enumerate(analysis.groups)}
-        signature, grid = signature_of(analysis, fragment), grid_of(analysis, fragment.basis, ranges)
+        grid = grid_of(analysis, fragment.basis, ranges)
         points = coordinates(fragment.basis, columns, grid.widths).T
         return cls(fragment, signature, grid, tuple(digest([signature, point.tolist()]) for point in points))
 

@@ -125,8 +125,10 @@ def test_times_that_are_none(budget: Any, reason: str) -> None:
 
 
 def test_arguments_that_exclude_each_other() -> None:
-    with pytest.raises(InputError, match="the budget limits none"):
-        compiled(Residual(), "50%")
+    with pytest.raises(InputError, match="there is none"):
+        fxprune.compile(Residual(), "50%", example_inputs=(IMAGES,), backend_options={"threads": 1})
+    with pytest.raises(InputError, match="do not leave open"):
+        compiled(Residual(), {"latency": "50%", "config": {"blocks.0.conv1": 32}})
     with pytest.raises(BackendError, match="there is no backend 'abacus'"):
         fxprune.compile(Residual(), {"latency": "50%"}, example_inputs=(IMAGES,), backend="abacus")
     with pytest.raises(BudgetError, match="no batch dimension"):
