@@ -1,11 +1,15 @@
 """Are pruned models faster? Original, fxprune and Torch-Pruning at equal FLOPs, over backends, batch sizes and dtypes.
 
 python benchmarks/latency.py [--models resnet50 bert] [--backends eager inductor-graphs] [--batches 1 64] [--dtypes float16]
-    [--variants original fxprune fxprune:64 fxprune-latency tp tp:64] [--share 0.5] [--seconds 1500] [--out benchmarks/results]
+    [--variants original fxprune fxprune:64 fxprune-latency:cuda-graph tp tp:64] [--share 0.5] [--seconds 1500]
+    [--out benchmarks/results]
 python benchmarks/latency.py --quick       a minute on a laptop: does it run?
 
 Variants: `original`; `fxprune`, or `fxprune:N` with `align=N`; `tp`, or `tp:N` with `round_to=N`, bisected to the same share
-of FLOPs; `fxprune-latency`, which is given the share as a budget of latency, and compiled anew for every cell.
+of FLOPs; `fxprune-backend`, at that share too, with widths kept to what the backend is found to compute fast; and
+`fxprune-latency`, which is given the share as a budget of latency. The last two are compiled for the cell's dtype and batch size
+and on the cell's backend, or on the one named after a colon: `fxprune-latency:cuda-graph` is much sooner compiled than on
+Inductor, where each of hundreds of small modules takes seconds, and its kernels for products are the same.
 All variants of a cell (model, dtype, backend, batch size) are measured in interleaved rounds, so that their speed-ups over the
 original hold on a machine whose speed drifts. On a GPU, CNNs and their images are laid out with channels last.
 
@@ -21,7 +25,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ BACKENDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "onnxruntime": ("onnxruntime", {}),
     "tensorrt": ("tensorrt", {}),
 }
+Made = tuple[nn.Module | None, dict[str, Any]]
 ON_GPU = ("eager", "inductor-graphs", "cuda-graph", "onnxruntime")
 ON_CPU = ("eager", "inductor", "onnxruntime")
 VARIANTS = ("original", "fxprune", "fxprune:64", "tp", "tp:8", "tp:16", "tp:64")
@@ -61,11 +66,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """How variants are made: the device, and the share of the original's FLOPs, or of its latency."""
+    """How variants are made: the device, the share of the original's FLOPs or latency, and what was made for several cells."""
 
     device: torch.device
     share: float
     timing: Timing
+    made: dict[tuple[Any, ...], Made] = field(default_factory=dict)
 
 
 def variant_of(subject: Subject, model: nn.Module, name: str, share: float) -> nn.Module:
@@ -126,28 +132,66 @@ def inputs_of(subject: Subject, cell: Cell, device: torch.device) -> Tensor:
     return example.contiguous(memory_format=torch.channels_last) if last else example
 
 
-def measure_cell(cell: Cell, made: Mapping[str, nn.Module], making: Making, wanted: Sequence[str]) -> dict[str, Any]:
-    """Latency of each variant: all side by side, or, where one cannot run, each beside the original."""
+def measure_cell(
+    cell: Cell, made: Mapping[str, nn.Module], making: Making, wanted: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Latency of each variant, all side by side, or, where one cannot run, each beside the original; and facts.
+
+    Args:
+        cell: what is measured.
+        made: variants that are the same for all cells.
+        making: how others are made.
+        wanted: names of the others, which are compiled for the cell.
+    """
     subject = SUBJECTS[cell.model]
     torch.manual_seed(1)
     example = inputs_of(subject, cell, making.device)
     modules = {name: placed(module, subject, cell, making.device) for name, module in made.items()}
-    found: dict[str, Any] = {}
-    if "fxprune-latency" in wanted:
+    facts: dict[str, Any] = {}
+    failed: dict[str, Any] = {}
+    for name in wanted:
+        slim, facts[name] = _known(name, modules["original"], example, cell, making)
+        if slim is None:
+            failed[name] = {"error": facts[name]["error"]}
+        else:
+            modules[name] = slim
+    return _together(modules, example, cell, making.timing) | failed, facts
+
+
+def _known(name: str, original: nn.Module, example: Tensor, cell: Cell, making: Making) -> Made:
+    """A variant that is compiled for a cell, once for all cells that it is the same for."""
+    kind, _, backend = name.partition(":")
+    key = (kind, cell.model, cell.dtype, cell.batch, backend or cell.backend)
+    if key not in making.made:
+        started = time.perf_counter()
         try:
-            modules["fxprune-latency"] = to_latency(modules["original"], example, cell, making)
+            slim, facts = for_cell(kind, original, example, backend or cell.backend, making)
+            making.made[key] = (slim, facts)
         except Exception as error:
-            found["fxprune-latency"] = {"error": f"{type(error).__name__}: {error}"[:300]}
-    return found | _together(modules, example, cell, making.timing)
+            making.made[key] = (None, {"error": f"{type(error).__name__}: {error}"[:300]})
+        _say(f"  {cell} {name}: {making.made[key][1]} in {time.perf_counter() - started:.0f} s")
+    return making.made[key]
 
 
-def to_latency(model: nn.Module, example: Tensor, cell: Cell, making: Making) -> nn.Module:
-    """The model, compiled to a budget of latency in this cell."""
-    backend, options = BACKENDS[cell.backend]
-    budget = {"latency": f"{making.share:.0%}"}
-    arguments: dict[str, Any] = {"backend": backend, "backend_options": dict(options)}
-    slim: nn.Module = fxprune.compile(model, budget, example_inputs=(example,), progress=False, **arguments)
-    return slim
+def for_cell(
+    kind: str, model: nn.Module, example: Tensor, backend: str, making: Making
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, compiled to a budget on a backend; with what the report says of it."""
+    name, options = BACKENDS[backend]
+    budget: Any = {"latency": f"{making.share:.0%}"} if kind == "fxprune-latency" else making.share
+    torch.compiler.reset()
+    slim = fxprune.compile(
+        model,
+        budget,
+        example_inputs=(example,),
+        progress=False,
+        backend=name,
+        backend_options=dict(options),
+        verify=False,
+    )
+    metrics = {metric.name: metric for metric in slim.report.metrics}
+    shares = {metric: metrics[metric].after / metrics[metric].before for metric in ("flops", "params")}
+    return slim, {**shares, "notes": slim.report.notes[-2:]}
 
 
 def _together(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
@@ -189,7 +233,8 @@ def run(options: argparse.Namespace) -> None:
     making = Making(torch.device(options.device), options.share, timing)
     done = set() if options.fresh else finished(file, options)
     left = [cell for cell in cells_of(options) if cell not in done]
-    fixed = [variant for variant in options.variants if variant != "fxprune-latency"]
+    compiled = [each for each in options.variants if each.startswith(("fxprune-latency", "fxprune-backend"))]
+    fixed = [each for each in options.variants if each not in compiled]
     for name in dict.fromkeys(cell.model for cell in left):
         if time.monotonic() > end:
             break
@@ -199,8 +244,8 @@ def run(options: argparse.Namespace) -> None:
                 _say("the time is up; the same command goes on from here")
                 return
             started = time.perf_counter()
-            found = measure_cell(cell, made, making, options.variants)
-            record = {**asdict(cell), "device": making.device.type, "share": options.share, "facts": facts}
+            found, own = measure_cell(cell, made, making, compiled)
+            record = {**asdict(cell), "device": making.device.type, "share": options.share, "facts": {**facts, **own}}
             append(file, {**record, "variants": options.variants, "latencies": found})
             _say(f"{_line(cell, found)} ({time.perf_counter() - started:.0f} s)")
 
