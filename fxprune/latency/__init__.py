@@ -4,6 +4,7 @@ from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.compiling import Times, build_to_time, usable_backend
 from fxprune.latency.estimating import Effort, build_model
 from fxprune.latency.model import LatencyModel
+from fxprune.latency.predict import latency_model
 from fxprune.latency.stopwatch import Stopwatch
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Times",
     "build_model",
     "build_to_time",
+    "latency_model",
     "split_times",
     "usable_backend",
 ]
