@@ -197,14 +197,22 @@ def for_cell(
 def _together(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
     try:
         return _bench(modules, example, cell, timing)
-    except Exception as error:
-        if len(modules) <= 2:
-            return {name: {"error": f"{type(error).__name__}: {error}"[:300]} for name in list(modules)[1:] or modules}
-    first, *others = modules
-    found: dict[str, Any] = {}
+    except Exception:
+        first, *others = modules
+    found: dict[str, Any] = _alone({first: modules[first]}, example, cell, timing)
+    if "error" in found[first]:
+        return dict.fromkeys(modules, found[first])
     for other in others:
-        found |= _together({first: modules[first], other: modules[other]}, example, cell, timing)
+        found |= _alone({first: modules[first], other: modules[other]}, example, cell, timing)
     return found
+
+
+def _alone(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
+    """One variant, the last of the modules, or why it cannot run."""
+    try:
+        return _bench(modules, example, cell, timing)
+    except Exception as error:
+        return {list(modules)[-1]: {"error": f"{type(error).__name__}: {error}"[:300]}}
 
 
 def _bench(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:

@@ -131,8 +131,10 @@ def written(found: dict[str, Any]) -> str:
     if "predictions" in found:
         known = found["predictions"]
         lines += [
-            f"The latency model of resnet18 took {known['seconds']:.0f} s to build; over {known['candidates']} candidates at random "
-            f"that it has not seen its median error is {known['median error']:.1%}, the 90 % quantile {known['90 % error']:.1%}.",
+            f"The latency model of resnet18 took {known['seconds']:.0f} s to build"
+            f"{' (with times that were known)' if found['cached'] else ''}; over {known['candidates']} random "
+            f"candidates that it has not seen its median error is {known['median error']:.1%}, the 90 % quantile "
+            f"{known['90 % error']:.1%}.",
             "",
         ]
     lines += [
@@ -142,6 +144,9 @@ def written(found: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, each in found["budgets"].items():
+        if "failed" in each:
+            lines.append(f"| {name} | - | - | not met | - | - | - | - |")
+            continue
         kept, other = each["kept by latency"], each["kept by FLOPs"]
         lines.append(
             f"| {name} | {each['original ms']:.3g} | {each['slim ms']:.3g} | {each['share of latency']:.1%} | "
@@ -164,14 +169,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     versions = ", ".join(f"{name} {each}" for name, each in versions_of("torch", "onnxruntime").items())
     machine = f"{processor_name()}, {options.threads} thread(s), {versions}"
-    found: dict[str, Any] = {"machine": machine, "share": options.share, "budgets": {}}
+    found: dict[str, Any] = {"machine": machine, "share": options.share, "cached": options.cached, "budgets": {}}
     with tempfile.TemporaryDirectory() as folder:
         if not options.cached:
             os.environ["FXPRUNE_CACHE"] = folder
         if options.candidates:
             found["predictions"] = predictions(options.candidates)
         for name in options.models:
-            found["budgets"][name] = budget_of(name, options.share)
+            try:
+                found["budgets"][name] = budget_of(name, options.share)
+            except fxprune.InfeasibleBudget as error:
+                found["budgets"][name] = {"failed": str(error)}
             (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
     text = written(found)
     (options.out / "latency_budget.md").write_text(text + "\n")

@@ -46,12 +46,11 @@ def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[GraphModule,
 def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]) -> tuple[GraphModule, Inputs]:
     """A fragment with these widths of all groups, and inputs for it."""
     cut = cut_at(analysis, widths)
-    generator = torch.Generator().manual_seed(0)
     graph, root, copies = Graph(), nn.Module(), dict[Node, Node]()
-    inputs = [_input(analysis, node, cut, generator) for node in fragment.inputs]
+    inputs = [_input(analysis, node, cut) for node in fragment.inputs]
     for node in fragment.inputs:
         copies[node] = graph.placeholder(node.name)
-    _place_tensors(analysis, fragment, cut, generator, graph, root, copies)
+    _place_tensors(analysis, fragment, cut, graph, root, copies)
     for node in fragment.nodes:
         copies[node] = emit_node(graph, node, copies, analysis.propagation, cut)
     graph.output(tuple(copies[node] for node in fragment.outputs))
@@ -64,7 +63,6 @@ def _place_tensors(
     analysis: Analysis,
     fragment: Fragment,
     cut: Cut,
-    generator: torch.Generator,
     graph: Graph,
     root: nn.Module,
     copies: dict[Node, Node],
@@ -76,28 +74,30 @@ def _place_tensors(
         original = program.tensor(name)
         assert original is not None, f"{name} is a region, which no fragment holds"
         axes = analysis.propagation.tensors.get(name)
-        root.register_buffer(own, _like(original, _shape(original, axes, cut), generator))
+        root.register_buffer(own, _like(original, _shape(original, axes, cut)))
     for node in attributes_of(fragment):
         copies[node] = graph.get_attr(names[program.canonical(str(node.target))])
 
 
-def _input(analysis: Analysis, node: Node, cut: Cut, generator: torch.Generator) -> Tensor:
+def _input(analysis: Analysis, node: Node, cut: Cut) -> Tensor:
     value: Any = node.meta["val"]
     axes = axes_of(analysis.propagation, node)
-    return _like(value, _shape(value, axes[0] if axes else None, cut), generator)
+    return _like(value, _shape(value, axes[0] if axes else None, cut))
 
 
 def _shape(value: Tensor, axes: Axes | None, cut: Cut) -> tuple[int, ...]:
     return tuple(map(int, value.shape)) if axes is None else tuple(cut.count(axis) for axis in axes)
 
 
-def _like(value: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Numbers of the same dtype, device and memory format."""
+def _like(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Numbers of the same dtype, device and memory format, made there; the user's random numbers are left alone."""
+    device = value.device
     if value.dtype == torch.bool:
-        made = torch.ones(shape, dtype=value.dtype)
+        made = torch.ones(shape, dtype=value.dtype, device=device)
     elif not value.is_floating_point():
-        made = torch.zeros(shape, dtype=value.dtype)
+        made = torch.zeros(shape, dtype=value.dtype, device=device)
     else:  # positive, as a variance has to be
-        made = (torch.rand(shape, generator=generator) * 0.1 + 0.01).to(value.dtype)
+        generator = torch.Generator(device).manual_seed(0)
+        made = (torch.rand(shape, generator=generator, device=device) * 0.1 + 0.01).to(value.dtype)
     last = value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
-    return made.to(value.device, memory_format=torch.channels_last if last else torch.contiguous_format)
+    return made.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
