@@ -252,12 +252,8 @@ def search_for(
     Raises:
         InfeasibleBudget: the narrowest widths do not meet a limit.
     """
-    analysis, sayable, ranges, method = subject.analysis, subject.sayable, making.ranges, making.method(scores)
-    kinds = find_kinds(analysis) if method == "uniform" and sayable is None else ()
-    ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
-    ranges = tied_ranges(ranges, kinds)
-    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges, scores.whole)
-    choices = choices_of(analysis, scores, ranges, candidates)
+    analysis, method = subject.analysis, making.method(scores)
+    choices, ties = options_for(subject, scores, making)
     joint = any(len(tie.groups) > 1 for tie in ties) and all(
         group.name in scores.sensitivity for group in analysis.groups
     )
@@ -267,6 +263,16 @@ def search_for(
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"
         raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def options_for(subject: Subject, scores: Scores, making: Making) -> tuple[list[Choices], tuple[Tie, ...]]:
+    """What the search chooses from: the candidate widths of every group, and which groups go together."""
+    analysis, sayable = subject.analysis, subject.sayable
+    kinds = find_kinds(analysis) if making.method(scores) == "uniform" and sayable is None else ()
+    ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
+    ranges = tied_ranges(making.ranges, kinds)
+    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges, scores.whole)
+    return choices_of(analysis, scores, ranges, candidates), ties
 
 
 def choices_of(

@@ -161,10 +161,10 @@ def _narrowest(closing: Closing, bracket: Bracket) -> Candidate:
     """The narrowest candidate, if it holds.
 
     Raises:
-        InfeasibleBudget: it does not; or targets were never low enough in the rounds that there are.
+        InfeasibleBudget: it does not.
     """
     found = tried(closing, 0.0, closing.narrowest)
-    if found.used <= 1 and (bracket.broke is None or bracket.rounds < ROUNDS):
+    if found.used <= 1:
         return found
     limit = closing.budget.limit(found.original.median_s)
     fastest = min(found.measured.high_s, math.inf if bracket.broke is None else bracket.broke.measured.high_s)

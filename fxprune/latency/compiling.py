@@ -14,6 +14,7 @@ from fxprune.backends.examples import batch_size_of
 from fxprune.backends.measure import Timing
 from fxprune.backends.registry import get_backend
 from fxprune.budget import Budget
+from fxprune.distributed import world
 from fxprune.errors import BackendError, InfeasibleBudget, InputError
 from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
@@ -23,7 +24,7 @@ from fxprune.latency.model import LatencyModel
 from fxprune.latency.referee import Referee, appointed
 from fxprune.latency.stopwatch import Stopwatch
 from fxprune.planning import survey
-from fxprune.pruning import Making, Subject, build, choices_of, search_for
+from fxprune.pruning import Making, Subject, build, options_for, search_for
 from fxprune.report import Metric
 from fxprune.slim_module import SlimModule, attach_report
 from fxprune.widths import DEFAULT_ALIGN, Align, Floor, relaxed_align, width_ranges
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from fxprune.scores import Scores
 
 DEFAULT_BACKEND = "eager"
-MEASURING = Timing(warmup_calls=10, relative_width=0.01, budget_s=4.0)
+MEASURING = Timing(warmup_calls=10, relative_width=0.015, budget_s=6.0)
 FINAL_TRIES = 3
 STEP_BACK = 0.985
 """What the target is lowered by where the finished module does not hold what its like held."""
@@ -89,10 +90,16 @@ def times_of(
     Raises:
         BudgetError: a time is no amount.
         BackendError: the backend cannot be used.
-        InputError: there are options and no backend.
+        InputError: there are options and no backend, or several processes.
     """
     program = subject.whole.program
     wanted, rest = split_times(budget, batch_size_of((program.args, dict(program.kwargs))))
+    if wanted is not None and world()[1] > 1:
+        msg = (
+            "a budget of latency or throughput is met by measuring, which several processes would do each with its own "
+            "result: compile in one process, fxprune.save the slim module, and fxprune.load it in all"
+        )
+        raise InputError(msg)
     if options is not None and backend is None:
         msg = 'backend_options= are of a backend, and there is none: pass, for example, backend="onnxruntime"'
         raise InputError(msg)
@@ -223,7 +230,7 @@ def build_to_time(
         closing = Closing(
             budget=wanted,
             search=lambda target: search_for(subject, scores, _within(limits, wanted, target), making, costs),
-            narrowest={each.group: int(each.widths[0]) for each in choices_of(subject.analysis, scores, making.ranges)},
+            narrowest={each.group: int(each.widths[0]) for each in options_for(subject, scores, making)[0]},
             predict=predictor.model.predict,
             build=lambda widths: build(subject, scores, _within(limits, wanted, 0.0), draft, started, widths),
             referee=referee,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.backends.intervals import Interval
+from fxprune.backends.measure import Latency
 from fxprune.errors import BackendError, BudgetError, InfeasibleBudget, InputError
-from fxprune.latency import Effort, Stopwatch, build_model, split_times
+from fxprune.latency import Effort, Stopwatch, TimeBudget, build_model, split_times
+from fxprune.latency.closing import CLOSE, ROUNDS, Closing, close
 from fxprune.planning import survey
 from fxprune.widths import width_ranges
 from tests.latency.fake import FakeBackend
@@ -124,12 +128,53 @@ def test_times_that_are_none(budget: Any, reason: str) -> None:
         compiled(Residual(), budget)
 
 
-def test_arguments_that_exclude_each_other() -> None:
+def test_arguments_that_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="there is none"):
         fxprune.compile(Residual(), "50%", example_inputs=(IMAGES,), backend_options={"threads": 1})
+    with pytest.raises(InputError, match="sweep measures no latency"):
+        fxprune.sweep(Residual(), ["50%"], example_inputs=(IMAGES,), backend="eager")
+    with monkeypatch.context() as several:
+        several.setattr("fxprune.latency.compiling.world", lambda: (0, 2))
+        with pytest.raises(InputError, match="several processes"):
+            compiled(Residual(), {"latency": "50%"})
     with pytest.raises(InputError, match="do not leave open"):
         compiled(Residual(), {"latency": "50%", "config": {"blocks.0.conv1": 32}})
     with pytest.raises(BackendError, match="there is no backend 'abacus'"):
         fxprune.compile(Residual(), {"latency": "50%"}, example_inputs=(IMAGES,), backend="abacus")
     with pytest.raises(BudgetError, match="no batch dimension"):
         split_times({"throughput": "5/s"}, None)
+
+
+def test_a_closed_loop_settles_just_below_the_budget() -> None:
+    """u(t) = t / 2: whatever the first target, the loop ends within CLOSE of the budget, and never above it."""
+    for start in (0.1, 1.0, 1.9, 5.0, 40.0):
+        tried: list[float] = []
+        found, rounds = close(_imagined(lambda target: target / 2, tried), start)
+        assert 1 - CLOSE <= found.used <= 1
+        assert rounds == len(tried) <= ROUNDS
+
+
+def test_a_closed_loop_takes_the_widest_that_held_where_widths_are_coarse() -> None:
+    found, _ = close(_imagined(lambda target: 0.8 if target < 3 else 1.3, []), 5.0)
+    assert found.used == 0.8
+    with pytest.raises(InfeasibleBudget, match="fastest reached"):
+        close(_imagined(lambda target: 1.1 + target / 100, []), 1.0)
+
+
+def _imagined(used: Callable[[float], float], tried: list[float]) -> Closing:
+    """A loop over targets whose use of the budget is a function."""
+
+    class Referee:
+        def measure(self, candidate: Any) -> tuple[Latency, Latency]:
+            tried.append(candidate)
+            seconds = used(candidate)
+            latency = Latency(
+                seconds, seconds, seconds, 6, settled=True, speedup=Interval(1 / seconds, 1 / seconds, 1 / seconds)
+            )
+            return Latency(1.0, 1.0, 1.0, 6, settled=True), latency
+
+    referee: Any = Referee()
+    build: Any = lambda widths: widths["target"]  # noqa: E731
+    budget = TimeBudget({"latency": 1.0}, None, 1.0)
+    search: Any = lambda target: {"target": target}  # noqa: E731
+    return Closing(budget, search, {"target": 0}, lambda widths: widths["target"], build, referee)
