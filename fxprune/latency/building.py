@@ -9,7 +9,7 @@ anywhere, and masks, which hide nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from fxprune.inputs import Inputs
 from fxprune.latency.fragments import Fragment, attributes_of
 from fxprune.passes.slim import axes_of, emit_node, slim_graph
 from fxprune.slim_module import build_module
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def cut_at(analysis: Analysis, widths: Sequence[int]) -> Cut:
@@ -56,7 +58,14 @@ def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]
     graph.output(tuple(copies[node] for node in fragment.outputs))
     graph.lint()
     module = GraphModule(root, graph, class_name="Fragment")
-    return module.eval(), (tuple(inputs), {})
+    devices = [*(each.device for each in inputs), *(each.device for each in analysis.program.tensors.values())]
+    return located(module.eval(), devices[0]), (tuple(inputs), {})
+
+
+def located(module: Module, device: torch.device) -> Module:
+    """The module with a tensor on the device, by which backends tell where it runs, whether or not it has weights."""
+    module.register_buffer("device_tensor", torch.empty(0, device=device), persistent=False)
+    return module
 
 
 def _place_tensors(
@@ -97,7 +106,7 @@ def _like(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     elif not value.is_floating_point():
         made = torch.zeros(shape, dtype=value.dtype, device=device)
     else:  # positive, as a variance has to be
-        generator = torch.Generator(device).manual_seed(0)
+        generator = None if value.is_meta else torch.Generator(device).manual_seed(0)
         made = (torch.rand(shape, generator=generator, device=device) * 0.1 + 0.01).to(value.dtype)
     last = value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
     return made.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -23,6 +23,7 @@ from fxprune.backends.base import Backend, Runner
 from fxprune.backends.measure import Timing, measure_side_by_side
 from fxprune.errors import BackendError, FxpruneError
 from fxprune.inputs import Inputs
+from fxprune.latency.building import located
 
 Make = Callable[[], tuple[nn.Module, Inputs]]
 
@@ -60,7 +61,7 @@ class Stopwatch:
         Raises:
             BackendError: the backend cannot run even that.
         """
-        module = _Least().to(device).eval()
+        module = located(_Least().eval(), device)
         inputs: Inputs = ((torch.ones(1, device=device),), {})
         with self.backend.prepared(module, example_inputs=inputs, verify=False, **self.options) as runner:
             seconds = _measured({0: runner}, {0: inputs}, SMALL)[0]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.inputs import device_of
 from fxprune.latency.basis import sizes_at
 from fxprune.latency.building import build_fragment, build_whole
 from fxprune.latency.fragments import Fragment, find_fragments
@@ -82,6 +83,14 @@ def test_operations_have_the_shapes_that_they_have_in_the_slim_model(net: nn.Mod
             for node, output in zip(fragment.outputs, module(*own), strict=True):
                 if isinstance(output, Tensor):
                     assert output.shape == shapes[node.name]
+
+
+def test_fragments_without_weights_say_their_device() -> None:
+    analysis = survey(Attention().to("meta"), (TOKENS.to("meta"),)).analysis
+    for fragment in find_fragments(analysis):
+        module, (args, _) = build_fragment(analysis, fragment, [group.size for group in analysis.groups])
+        assert device_of(module).type == "meta"
+        assert {each.device.type for each in args} == {"meta"}
 
 
 def test_a_concatenation_counts_as_one_size_where_it_only_occurs_whole() -> None:
