@@ -31,6 +31,9 @@ from fxprune.widths import Range
 MOST_KINDS = 5
 """Kinds of fragments that get a factor of their own; the others share one."""
 
+FRAGMENTS_TOGETHER, CANDIDATES_TOGETHER = 12, 3
+"""How many are in memory at a time, beside the original and the anchor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -102,7 +105,7 @@ class Prepared:
             key: partial(build_fragment, self.analysis, fragment, row.tolist())
             for key, (fragment, _, row) in zip(keys, wanted, strict=True)
         }
-        failed = self.gatherer.gather(makers, SMALL, "timing operations")
+        failed = self.gatherer.gather(makers, SMALL, "timing operations", FRAGMENTS_TOGETHER)
         known = self.gatherer.times.known
         return [None if key in failed else max(known[key] - self.least, 0.0) for key in keys]
 
@@ -243,7 +246,7 @@ def _terms(
         for known in reversed(fragments)
         for key, row in zip(known.keys, known.grid.widths, strict=True)
     }
-    failed = gatherer.gather(wanted, SMALL, "timing operations")
+    failed = gatherer.gather(wanted, SMALL, "timing operations", FRAGMENTS_TOGETHER)
     counts: Counter[tuple[tuple[str, ...], tuple[Axis, ...]]] = Counter()
     first: dict[tuple[tuple[str, ...], tuple[Axis, ...]], _Known] = {}
     refused: dict[str, str] = {}
@@ -277,7 +280,7 @@ def _whole(analysis: Analysis, name: str, widths: Ints, gatherer: Gatherer) -> F
     makers: dict[str, Make] = {
         key: partial(build_whole, analysis, row.tolist()) for key, row in zip(keys, widths, strict=True)
     }
-    failed = gatherer.gather(makers, WHOLE, "timing candidates")
+    failed = gatherer.gather(makers, WHOLE, "timing candidates", CANDIDATES_TOGETHER)
     if failed:
         backend = gatherer.stopwatch.backend.name
         raise BackendError(f"backend {backend!r} cannot run the model: {next(iter(failed.values()))}")

@@ -33,8 +33,14 @@ class Gatherer:
     anchor_key: str
     progress: bool
 
-    def gather(self, wanted: Mapping[str, Make], timing: Timing, what: str) -> dict[str, str]:
+    def gather(self, wanted: Mapping[str, Make], timing: Timing, what: str, together: int) -> dict[str, str]:
         """Time what is not known; returns what cannot be timed, and why.
+
+        Args:
+            wanted: what makes a module, by the key of its time.
+            timing: how long each is measured.
+            what: for the terminal.
+            together: how many are in memory, and timed in one set of rounds.
 
         Raises:
             BackendError: the backend cannot run the anchor.
@@ -44,8 +50,8 @@ class Gatherer:
         if not left:
             return failed
         with self.stopwatch.anchored(*self.anchor()) as anchored, self._shown(what, len(left)) as advance:
-            for start in range(0, len(left), self.stopwatch.together):
-                keys = left[start : start + self.stopwatch.together]
+            for start in range(0, len(left), together):
+                keys = left[start : start + together]
                 now, several = anchored.times([wanted[key] for key in keys], timing)
                 slower = now / self.times.known.get(self.anchor_key, now)
                 found = dict(zip(keys, several, strict=True))

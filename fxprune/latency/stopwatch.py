@@ -38,12 +38,10 @@ class Stopwatch:
     Attributes:
         backend: where modules run.
         options: of its `prepared`.
-        together: how many modules are timed in one set of rounds.
     """
 
     backend: Backend
     options: Mapping[str, Any] = field(default_factory=dict)
-    together: int = 12
 
     @contextmanager
     def anchored(self, module: nn.Module, inputs: Inputs) -> Iterator[Anchored]:
