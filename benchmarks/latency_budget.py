@@ -137,6 +137,8 @@ def written(found: dict[str, Any]) -> str:
             f"{known['90 % error']:.1%}.",
             "",
         ]
+    if not found["budgets"]:
+        return "\n".join(lines).rstrip()
     lines += [
         f"A budget of {found['share']:.0%} of the original's latency, and a budget of FLOPs that takes no longer:",
         "",
@@ -181,6 +183,7 @@ def main() -> None:
             except fxprune.InfeasibleBudget as error:
                 found["budgets"][name] = {"failed": str(error)}
             (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
     text = written(found)
     (options.out / "latency_budget.md").write_text(text + "\n")
     sys.stdout.write(text + "\n")

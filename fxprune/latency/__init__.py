@@ -1,7 +1,7 @@
 """Latency: predicted from measured fragments, limited by budgets, and closed by measuring what was chosen."""
 
 from fxprune.latency.budget import TimeBudget, split_times
-from fxprune.latency.compiling import Times, build_to_time, usable_backend
+from fxprune.latency.compiling import Timekeeping, build_to_time, usable_backend
 from fxprune.latency.estimating import Effort, build_model
 from fxprune.latency.model import LatencyModel
 from fxprune.latency.predict import latency_model
@@ -12,7 +12,7 @@ __all__ = [
     "LatencyModel",
     "Stopwatch",
     "TimeBudget",
-    "Times",
+    "Timekeeping",
     "build_model",
     "build_to_time",
     "latency_model",

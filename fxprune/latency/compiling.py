@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -45,7 +46,7 @@ STEP_BACK = 0.985
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Timekeeping:
     """A budget of time, and how it is measured.
 
     Attributes:
@@ -84,7 +85,7 @@ def times_of(
     *,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[Times | None, Any]:
+) -> tuple[Timekeeping | None, Any]:
     """The budget of time among what the user asked for, with where it is measured, and the rest of the budget.
 
     Raises:
@@ -106,7 +107,7 @@ def times_of(
     if wanted is None and backend is None:
         return None, rest
     effort = Effort(seed=seed, progress=progress)
-    return Times(wanted, usable_backend(backend), dict(options or {}), effort), rest
+    return Timekeeping(wanted, usable_backend(backend), dict(options or {}), effort), rest
 
 
 def refuse_widths(widths: Mapping[str, int] | None) -> None:
@@ -137,7 +138,7 @@ class Predictor:
 
 
 def keep_to_steps(
-    model: nn.Module, subject: Subject, making: Making, times: Times, floor: Floor | None
+    model: nn.Module, subject: Subject, making: Making, times: Timekeeping, floor: Floor | None
 ) -> tuple[Making, str]:
     """Ranges of widths that the backend computes fast, learnt from measured times, and a note that says them.
 
@@ -157,7 +158,7 @@ def with_note(slim: SlimModule, note: str) -> SlimModule:
 
 
 def predicting(
-    model: nn.Module, subject: Subject, making: Making, times: Times, align: Align | None, floor: Floor | None
+    model: nn.Module, subject: Subject, making: Making, times: Timekeeping, align: Align | None, floor: Floor | None
 ) -> tuple[Predictor, Making]:
     """The latency model of what is to be pruned, at the sizes of its example inputs, and the ranges of widths to search.
 
@@ -190,10 +191,10 @@ def _fixed(model: nn.Module, subject: Subject) -> Analysis:
 
 
 def _learnt(prepared: Prepared) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Multiples by kind of fragment, and by group."""
+    """Multiples by kind of fragment, and by group, in the form of `align=`."""
     learnt, groups = learn_align(prepared, DEFAULT_ALIGN)
     sizes = _sizes(prepared.analysis)
-    return learnt, {name: max(multiple, relaxed_align(sizes[name])) for name, multiple in groups.items()}
+    return learnt, {escape(name): max(multiple, relaxed_align(sizes[name])) for name, multiple in groups.items()}
 
 
 def _multiples(learnt: Mapping[str, int], where: str) -> str:
@@ -211,7 +212,7 @@ def build_to_time(
     scores: Scores,
     limits: Budget,
     making: Making,
-    times: Times,
+    times: Timekeeping,
     predictor: Predictor,
     started: float,
 ) -> SlimModule:
@@ -246,15 +247,15 @@ def build_to_time(
 
 def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) -> SlimModule:
     """The finished module, verified and repaired, measured once more; where it fails, with a lower target."""
-    rounds = 0
+    rounds, known = 0, Bracket()
     for _ in range(FINAL_TRIES):
-        found, count = close(closing, target, Bracket())
+        found, count = close(closing, target, known)
         rounds += count + 1
         slim: SlimModule = make(found.widths)
         final = tried(closing, found.target, found.widths, slim)
         if final.used <= 1:
             return _told(slim, final, closing, predictor, rounds)
-        target = found.target * STEP_BACK
+        target, known = found.target * STEP_BACK, Bracket(broke=final)
     msg = (
         f"the budget of time held for candidates and not for the finished module, {FINAL_TRIES} times: this machine's speed "
         f"drifts too much ({final.measured}). Measure on a quiet one, or ask for more time"
@@ -268,7 +269,7 @@ def _within(limits: Budget, wanted: TimeBudget, target: float) -> Budget:
 
 
 @contextmanager
-def _refereed(model: nn.Module, inputs: Inputs, times: Times) -> Iterator[Referee]:
+def _refereed(model: nn.Module, inputs: Inputs, times: Timekeeping) -> Iterator[Referee]:
     with appointed(times.backend, times.options, model, inputs, times.timing) as referee:
         yield referee
 

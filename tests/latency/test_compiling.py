@@ -88,6 +88,12 @@ def test_an_absolute_latency_and_other_limits_hold_together() -> None:
     assert metrics["params"].after <= 0.3 * metrics["params"].before
 
 
+@pytest.mark.parametrize("search", ["uniform", "threshold"])
+def test_other_searches_meet_it_too(search: str) -> None:
+    metric = latency_of(compiled(Residual(), {"latency": "60%"}, search=search))
+    assert 0.7 * metric.limit < metric.after <= metric.limit
+
+
 def test_throughput_is_at_least_what_was_asked_for() -> None:
     slim = compiled(Residual(), {"throughput": "200%"})
     metric = latency_of(slim)
