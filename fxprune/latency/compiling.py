@@ -20,8 +20,10 @@ from fxprune.errors import BackendError, InfeasibleBudget, InputError
 from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
 from fxprune.latency.costs import LATENCY, TimedCosts
-from fxprune.latency.estimating import Effort, Prepared, fit_model, learn_align, prepare
+from fxprune.latency.estimating import fit_model
+from fxprune.latency.learning import learn_align
 from fxprune.latency.model import LatencyModel
+from fxprune.latency.prepared import Effort, Prepared, prepare
 from fxprune.latency.referee import Referee, appointed
 from fxprune.latency.stopwatch import Stopwatch
 from fxprune.planning import survey

@@ -9,49 +9,25 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import torch
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axis
 from fxprune.errors import BackendError
 from fxprune.latency.basis import Floats, Ints
 from fxprune.latency.building import build_fragment, build_whole
-from fxprune.latency.cache import digest, open_times
+from fxprune.latency.cache import digest
 from fxprune.latency.calibrate import fit
-from fxprune.latency.fragments import OTHER, Fragment, find_fragments
+from fxprune.latency.fragments import OTHER, Fragment
 from fxprune.latency.gathering import Gatherer
 from fxprune.latency.levels import Grid, coordinates, grid_of, random_widths
 from fxprune.latency.model import LatencyModel, Term, kind_sums
-from fxprune.latency.signature import signature_of
-from fxprune.latency.steps import align_of_groups, learnt_align, probes_of
+from fxprune.latency.prepared import CANDIDATES_TOGETHER, FRAGMENTS_TOGETHER, REPEATS, Effort, Prepared, prepare
 from fxprune.latency.stopwatch import SMALL, WHOLE, Make, Stopwatch
-from fxprune.latency.table import Table
+from fxprune.latency.table import Table, suspicious
 from fxprune.widths import Range
 
 MOST_KINDS = 5
 """Kinds of fragments that get a factor of their own; the others share one."""
-
-FRAGMENTS_TOGETHER, CANDIDATES_TOGETHER = 12, 3
-"""How many are in memory at a time, beside the original and the anchor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is measured.
-
-    Attributes:
-        fitted: whole candidates that factors are fitted to, beside the original.
-        held_out: whole candidates that only test the predictions.
-        seed: decides which.
-        keep: whether times are kept on disk, and taken from there.
-        progress: whether the terminal shows how far it is.
-    """
-
-    fitted: int = 8
-    held_out: int = 4
-    seed: int = 0
-    keep: bool = True
-    progress: bool = True
 
 
 def build_model(
@@ -70,92 +46,6 @@ def build_model(
     """
     effort = effort or Effort()
     return fit_model(prepare(analysis, stopwatch, effort), ranges, effort)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A graph in fragments, and what times them.
-
-    Attributes:
-        analysis: of the model at fixed sizes of its inputs.
-        fragments: with their signatures.
-        gatherer: knows times, or measures them.
-        least: seconds of a call that does nothing.
-        device: in words.
-        versions: of the packages involved.
-        name: of whole candidates in the cache.
-    """
-
-    analysis: Analysis
-    fragments: tuple[tuple[Fragment, str], ...]
-    gatherer: Gatherer
-    least: float
-    device: str
-    versions: Mapping[str, str]
-    name: str
-
-    def times(self, wanted: Sequence[tuple[Fragment, str, Ints]]) -> list[float | None]:
-        """Seconds of fragments with signatures at widths of all groups `[groups]`; None where the backend refuses one."""
-        columns = {group.variable: at for at, group in enumerate(self.analysis.groups)}
-        keys = [
-            digest([signature, coordinates(fragment.basis, columns, row[None])[:, 0].tolist()])
-            for fragment, signature, row in wanted
-        ]
-        makers: dict[str, Make] = {
-            key: partial(build_fragment, self.analysis, fragment, row.tolist())
-            for key, (fragment, _, row) in zip(keys, wanted, strict=True)
-        }
-        failed = self.gatherer.gather(makers, SMALL, "timing operations", FRAGMENTS_TOGETHER)
-        known = self.gatherer.times.known
-        return [None if key in failed else max(known[key] - self.least, 0.0) for key in keys]
-
-
-def prepare(analysis: Analysis, stopwatch: Stopwatch, effort: Effort) -> Prepared:
-    """Cut a graph into fragments, and open what is known of their times.
-
-    Raises:
-        BackendError: the backend cannot run anything.
-    """
-    least, device, versions = stopwatch.probe(_device_of(analysis))
-    fragments = tuple((fragment, signature_of(analysis, fragment)) for fragment in find_fragments(analysis))
-    name = digest([[signature for _, signature in fragments], [str(node.target) for node in analysis.program.nodes]])
-    sizes = [group.size for group in analysis.groups]
-    gatherer = Gatherer(
-        stopwatch,
-        open_times(_environment(stopwatch, device, versions), keep=effort.keep),
-        partial(build_whole, analysis, sizes),
-        digest([name, sizes]),
-        effort.progress,
-    )
-    return Prepared(analysis, fragments, gatherer, least, device, versions, name)
-
-
-def learn_align(prepared: Prepared, step: int) -> tuple[dict[str, int], dict[str, int]]:
-    """The multiples that widths are worth keeping to, by kind of fragment and by group (`fxprune.latency.steps`).
-
-    Args:
-        prepared: the graph and its times.
-        step: the multiple that widths are kept to anyway.
-    """
-    analysis = prepared.analysis
-    sizes = np.array([group.size for group in analysis.groups])
-    seconds = prepared.times([(fragment, signature, sizes) for fragment, signature in prepared.fragments])
-    spent = [(fragment, own or 0.0) for (fragment, _), own in zip(prepared.fragments, seconds, strict=True)]
-    together: Counter[str] = Counter()
-    first: dict[str, Fragment] = {}
-    for (fragment, signature), (_, own) in zip(prepared.fragments, spent, strict=True):
-        together[signature] += own  # type: ignore[assignment]  # seconds, added up
-        first.setdefault(signature, fragment)
-    signatures = {fragment: signature for signature, fragment in first.items()}
-    probes = probes_of(analysis, [(first[signature], own) for signature, own in together.items()], step)
-    rows = [(probe.fragment, signatures[probe.fragment], row) for probe in probes for row in probe.widths]
-    found = iter(prepared.times(rows))
-    timed = [(probe, [next(found) for _ in probe.widths]) for probe in probes]
-    answers = [
-        (probe, np.array(own, dtype=np.float64)) for probe, own in timed if all(each is not None for each in own)
-    ]
-    learnt = learnt_align(answers, {fragment: together[signature] for fragment, signature in signatures.items()}, step)
-    return learnt, align_of_groups(analysis, spent, learnt)
 
 
 def fit_model(prepared: Prepared, ranges: Mapping[str, Range], effort: Effort) -> LatencyModel:
@@ -216,16 +106,6 @@ class _Known:
         return cls(fragment, signature, grid, tuple(digest([signature, point.tolist()]) for point in points))
 
 
-def _device_of(analysis: Analysis) -> torch.device:
-    return next((tensor.device for tensor in analysis.program.tensors.values()), torch.device("cpu"))
-
-
-def _environment(stopwatch: Stopwatch, device: str, versions: Mapping[str, str]) -> dict[str, str]:
-    """What measured times hold for."""
-    options = ", ".join(f"{name}={value!r}" for name, value in sorted(stopwatch.options.items()))
-    return {"backend": stopwatch.backend.name, "options": options, "device": device, **versions}
-
-
 def _kinds(fragments: Sequence[Fragment]) -> tuple[str, ...]:
     """The kinds that get a factor, the most frequent ones first."""
     counts = Counter(fragment.kind for fragment in fragments)
@@ -247,6 +127,9 @@ def _terms(
         for key, row in zip(known.keys, known.grid.widths, strict=True)
     }
     failed = gatherer.gather(wanted, SMALL, "timing operations", FRAGMENTS_TOGETHER)
+    for _ in range(REPEATS):
+        doubtful = {key: wanted[key] for known in fragments for key in _doubtful(known, gatherer, failed)}
+        gatherer.gather(doubtful, SMALL, "timing operations again", FRAGMENTS_TOGETHER, again=True)
     counts: Counter[tuple[tuple[str, ...], tuple[Axis, ...]]] = Counter()
     first: dict[tuple[tuple[str, ...], tuple[Axis, ...]], _Known] = {}
     refused: dict[str, str] = {}
@@ -262,6 +145,14 @@ def _terms(
         for place, known in first.items()
     ]
     return tuple(terms), tuple(refused.values())
+
+
+def _doubtful(known: _Known, gatherer: Gatherer, failed: Mapping[str, str]) -> list[str]:
+    """Keys of times that are worth a second look."""
+    if any(key in failed for key in known.keys):
+        return []
+    seconds = np.array([gatherer.times.known[key] for key in known.keys])
+    return [known.keys[at] for at in suspicious(seconds.reshape([len(each) for each in known.grid.levels]))]
 
 
 def _term(known: _Known, count: int, kind: int, gatherer: Gatherer, least: float) -> Term:

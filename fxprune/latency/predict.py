@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxprune.latency.compiling import usable_backend
-from fxprune.latency.estimating import Effort, build_model
+from fxprune.latency.estimating import build_model
+from fxprune.latency.prepared import Effort
 from fxprune.latency.stopwatch import Stopwatch
 from fxprune.planning import survey
 from fxprune.widths import Align, Floor, width_ranges

@@ -6,9 +6,9 @@ two multiples of A, with f the fraction of the way from the lower multiple to th
 
     t(w) = t(lower) + f D + c (1 - f) D,
 
-c is 0 where time grows in proportion, and 1 where all widths in between take as long as the upper multiple (above 1: longer). It
-is fitted by least squares over all of them, and the largest A = step 2^k with c of at least LIKE_A_STEP is what widths are kept
-to. Each kind of fragment is asked at those that take most time; the answer with most time behind it counts.
+c is 0 where time grows in proportion, and 1 where all widths in between take as long as the upper multiple (above 1: longer). Its
+median over all of them counts, which single outliers do not move, and the largest A = step 2^k with c of at least LIKE_A_STEP is
+what widths are kept to. Each kind of fragment is asked at those that take most time; the answer with most time behind it counts.
 """
 
 from __future__ import annotations
@@ -103,16 +103,14 @@ def step_in(own: Ints, seconds: Floats, step: int) -> int:
 def likeness(own: Ints, seconds: Floats, multiple: int) -> float:
     """How much times between multiples are like those of the next multiple: c of the module's docstring."""
     time = dict(zip(own.tolist(), seconds.tolist(), strict=True))
-    rise, gap = [], []
+    found = []
     for width in own.tolist():
         lower, upper = width // multiple * multiple, -(-width // multiple) * multiple
         if lower != upper and lower in time and upper in time:
             fraction = (width - lower) / multiple
-            difference = max(time[upper] - time[lower], LEAST_RISE * time[upper])
-            rise.append(time[width] - time[lower] - fraction * difference)
-            gap.append((1 - fraction) * difference)
-    square = float(np.dot(gap, gap))
-    return float(np.dot(rise, gap)) / square if square > 0 else 0.0  # nothing in between
+            difference = max(time[upper] - time[lower], LEAST_RISE * time[upper], 1e-12)
+            found.append((time[width] - time[lower] - fraction * difference) / ((1 - fraction) * difference))
+    return float(np.median(found)) if found else 0.0
 
 
 def learnt_align(

@@ -21,6 +21,9 @@ import numpy as np
 
 from fxprune.latency.basis import Floats
 
+SUSPICIOUS = 1.1
+"""Times above that of wider sizes by this factor are measured again."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
@@ -60,6 +63,14 @@ class Table:
         for axis in range(least.ndim):
             least = np.flip(np.minimum.accumulate(np.flip(least, axis), axis), axis)
         return Table(self.levels, least)
+
+
+def suspicious(seconds: Floats) -> list[int]:
+    """Flat positions of times that are well above that of wider sizes: a real step, or a module's bad luck."""
+    least = seconds
+    for axis in range(seconds.ndim):
+        least = np.flip(np.minimum.accumulate(np.flip(least, axis), axis), axis)
+    return [int(at) for at in np.flatnonzero(seconds > SUSPICIOUS * least)]
 
 
 def _place(levels: Floats, sizes: Floats) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], Floats]:

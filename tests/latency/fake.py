@@ -40,6 +40,7 @@ def tiled(size: int, tile: int) -> int:
 class FakeRunner:
     module: nn.Module
     tile: int
+    slower: float = 1.0
     device: str = "an abacus"
     versions: Mapping[str, str] = field(default_factory=lambda: {"abacus": "1"})
 
@@ -51,7 +52,7 @@ class FakeRunner:
         counter = FlopCounterMode(display=False, custom_mapping=self._formulas())
         with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernel is invisible to the counter
             self.module(*inputs, **kwinputs)
-        seconds = OVERHEAD + SECONDS * counter.get_total_flops()
+        seconds = (OVERHEAD + SECONDS * counter.get_total_flops()) * self.slower
         return lambda: seconds
 
     def run(self, *inputs: Any, **kwinputs: Any) -> list[Tensor]:
@@ -74,10 +75,11 @@ class FakeRunner:
 
 @dataclass
 class FakeBackend:
-    """Counts what it prepared; refuses modules of a class name."""
+    """Counts what it prepared; refuses modules of a class name; every fifth fragment is unlucky, if there is bad luck."""
 
     tile: int = 1
     refuses: str = ""
+    bad_luck: float = 1.0
     name: str = "fake"
     prepared_modules: list[str] = field(default_factory=list)
 
@@ -99,7 +101,8 @@ class FakeBackend:
             raise BackendError(f"no {name} here")
         self.prepared_modules.append(name)
         with evaluating(module):
-            yield FakeRunner(module, self.tile)
+            unlucky = name == "Fragment" and self.prepared_modules.count(name) % 5 == 0
+            yield FakeRunner(module, self.tile, self.bad_luck if unlucky else 1.0)
 
     def measure(self, module: nn.Module, *, example_inputs: Inputs, timing: Timing, **options: Any) -> Latency:
         _refuse()

@@ -48,6 +48,13 @@ def test_predictions_are_close(net: nn.Module) -> None:
     assert "median error" in str(model)
 
 
+def test_times_that_bad_luck_made_are_measured_again() -> None:
+    analysis = survey(Residual().eval(), (IMAGES,)).analysis
+    backend = FakeBackend(bad_luck=3.0)
+    model = build_model(analysis, width_ranges(analysis, None, None), Stopwatch(backend), Effort(held_out=10))
+    assert model.error < 0.05
+
+
 def test_what_is_known_is_not_measured_again() -> None:
     analysis = survey(Residual().eval(), (IMAGES,)).analysis
     first, second = FakeBackend(), FakeBackend()

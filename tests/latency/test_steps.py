@@ -11,6 +11,7 @@ from torch import nn
 
 import fxprune
 from fxprune.latency.steps import step_in
+from fxprune.latency.table import suspicious
 from tests.latency.fake import FakeBackend
 from tests.latency.nets import IMAGES
 
@@ -29,6 +30,12 @@ def test_noise_is_no_step() -> None:
         seconds = WIDTHS * 1e-6 * generator.normal(1, 0.01, len(WIDTHS))
         assert step_in(WIDTHS, seconds, 8) <= 16
     assert step_in(WIDTHS, np.full(len(WIDTHS), 1e-6), 8) == 8
+
+
+def test_outliers_are_no_step_and_are_suspicious() -> None:
+    seconds = np.where(np.isin(np.arange(len(WIDTHS)), [2, 5]), 3.0, 1.0) * WIDTHS.astype(np.float64)
+    assert step_in(WIDTHS, seconds, 8) < 64
+    assert suspicious(seconds) == [2, 5]
 
 
 def test_what_is_slower_between_multiples_is_a_step() -> None:
