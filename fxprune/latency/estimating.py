@@ -19,7 +19,7 @@ from fxprune.latency.cache import digest
 from fxprune.latency.calibrate import fit
 from fxprune.latency.fragments import OTHER, Fragment
 from fxprune.latency.gathering import Gatherer
-from fxprune.latency.levels import Grid, coordinates, grid_of, random_widths
+from fxprune.latency.levels import SHARES, Grid, coordinates, grid_of, random_widths
 from fxprune.latency.model import LatencyModel, Term, kind_sums
 from fxprune.latency.prepared import CANDIDATES_TOGETHER, FRAGMENTS_TOGETHER, REPEATS, Effort, Prepared, prepare
 from fxprune.latency.stopwatch import SMALL, WHOLE, Make, Stopwatch
@@ -140,8 +140,9 @@ def _terms(
             continue
         counts[known.keys, known.fragment.basis] += 1
         first.setdefault((known.keys, known.fragment.basis), known)
+    tables = {known.keys: _tables(known, gatherer, least) for known in first.values()}
     terms = [
-        _term(known, counts[place], _position(kinds, known.fragment.kind), gatherer, least)
+        Term(_position(kinds, known.fragment.kind), counts[place], known.fragment.basis, *tables[known.keys])
         for place, known in first.items()
     ]
     return tuple(terms), tuple(refused.values())
@@ -155,10 +156,12 @@ def _doubtful(known: _Known, gatherer: Gatherer, failed: Mapping[str, str]) -> l
     return [known.keys[at] for at in suspicious(seconds.reshape([len(each) for each in known.grid.levels]))]
 
 
-def _term(known: _Known, count: int, kind: int, gatherer: Gatherer, least: float) -> Term:
+def _tables(known: _Known, gatherer: Gatherer, least: float) -> tuple[Table, Table, Floats | None]:
+    """The table, its envelope, and the envelope at every size where sizes are what the table is over."""
     seconds = np.maximum(np.array([gatherer.times.known[key] for key in known.keys]) - least, 0.0)
     table = Table(known.grid.levels, seconds.reshape([len(each) for each in known.grid.levels]))
-    return Term(kind, count, known.fragment.basis, table, table.envelope())
+    envelope, basis = table.envelope(), known.fragment.basis
+    return table, envelope, envelope.everywhere(tuple(axis.size for axis in basis)) if len(basis) in SHARES else None
 
 
 def _whole(analysis: Analysis, name: str, widths: Ints, gatherer: Gatherer) -> Floats:

@@ -32,6 +32,7 @@ class Term:
         basis: the axes whose sizes they depend on.
         table: their time, in seconds.
         envelope: the same, made monotone.
+        lookup: the envelope at every whole size of the basis, for the search; None where that is too much.
     """
 
     kind: int
@@ -39,6 +40,7 @@ class Term:
     basis: tuple[Axis, ...]
     table: Table
     envelope: Table
+    lookup: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +107,9 @@ def kind_sums(
     """Seconds of the fragments of each kind, `[candidates, kinds]`."""
     sums = np.zeros((len(widths), kinds))
     for term in terms:
-        table = term.envelope if envelope else term.table
-        sums[:, term.kind] += term.count * table.at(coordinates(term.basis, columns, widths))
+        places = coordinates(term.basis, columns, widths)
+        if envelope and term.lookup is not None:
+            sums[:, term.kind] += term.count * term.lookup[tuple(places.astype(np.intp))]
+        else:
+            sums[:, term.kind] += term.count * (term.envelope if envelope else term.table).at(places)
     return sums

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 
 from fxprune.latency.basis import Floats
 
+MOST_LOOKED_UP = 1 << 22
+"""Entries of an array of all whole sizes: 32 MB."""
 SUSPICIOUS = 1.1
 """Times above that of wider sizes by this factor are measured again."""
 
@@ -56,6 +59,22 @@ class Table:
             index = tuple(np.minimum(low + up, end) for low, up, end in zip(lower, corner, last, strict=True))
             total += share * self.seconds[index]
         return total
+
+    def everywhere(self, largest: tuple[int, ...]) -> Floats | None:
+        """Seconds at every whole size from 0 to the largest of each axis, to be looked up; None where they are too many.
+
+        Interpolation is linear in each axis, so the array is a product with one matrix of weights for each.
+        """
+        if prod(size + 1 for size in largest) > MOST_LOOKED_UP:
+            return None
+        found = self.seconds
+        for axis, (levels, size) in enumerate(zip(self.levels, largest, strict=True)):
+            lower, weight = _place(levels, np.arange(size + 1, dtype=np.float64))
+            rows, matrix = np.arange(size + 1), np.zeros((size + 1, len(levels)))
+            matrix[rows, lower] = 1 - weight
+            matrix[rows, np.minimum(lower + 1, len(levels) - 1)] += weight
+            found = np.moveaxis(np.tensordot(matrix, found, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(found)
 
     def envelope(self) -> Table:
         """The least time of all sizes that are at least as large on every axis."""

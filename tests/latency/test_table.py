@@ -27,6 +27,16 @@ def test_a_product_s_time_is_exact_between_two_levels() -> None:
     np.testing.assert_allclose(Table(LEVELS, seconds).at(sizes), [time(m, n) for m, n in sizes.T])
 
 
+@given(arrays(np.float64, (3, 2), elements=st.floats(0, 10)))
+def test_what_is_looked_up_is_what_is_interpolated(seconds: np.ndarray) -> None:
+    table = Table(LEVELS, seconds)
+    found = table.everywhere((70, 50))
+    assert found is not None
+    places = np.stack([each.ravel() for each in np.indices(found.shape)])
+    np.testing.assert_allclose(found.ravel(), table.at(places.astype(np.float64)), atol=1e-12)
+    assert table.everywhere((10_000, 10_000)) is None
+
+
 def test_outside_the_grid_the_edge_holds() -> None:
     table = Table((np.array([8.0, 16.0]),), np.array([1.0, 2.0]))
     assert table.at(np.array([[1.0, 100.0]])).tolist() == [1.0, 2.0]
