@@ -201,6 +201,6 @@ def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Name
         config=options.config,
         search=options.search,
         seed=options.seed,
-        backend=getattr(options, "timed_on", None),
+        **({"backend": options.timed_on} if getattr(options, "timed_on", None) else {}),
         **scoring_arguments(options),
     )

@@ -99,6 +99,8 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "seed": 7,
         "config": False,
     }
+    assert main(["compile", *TOY, "--budget", "latency=3 ms", "--backend", "onnxruntime"]) == 2
+    assert (seen["budget"], seen["backend"]) == ({"latency": "3 ms"}, "onnxruntime")
     assert main(["compile", *TOY, "--budget", "20%", "--drop", "2", "--config"]) == 2
     assert (seen["drop"], seen["config"]) == (2, True)
 
