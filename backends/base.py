@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from fxprune.backends.examples import batch_size_of
-from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Timing, measure
+from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Peak, Timing, measure
 from fxprune.inputs import Inputs
 
 
@@ -69,7 +69,10 @@ class Artifact:
 
 
 class Runner(Protocol):
-    """A module or artifact, ready to run."""
+    """A module or artifact, ready to run.
+
+    One that can tell how much memory a call takes has a property `peak` too (`fxprune.backends.measure.Peak`).
+    """
 
     @property
     def device(self) -> str:
@@ -156,4 +159,11 @@ def measure_module(
             batch_size=batch_size_of(example_inputs),
             device=runner.device,
             versions=runner.versions,
+            peak=peak_of(runner),
         )
+
+
+def peak_of(runner: Runner) -> Peak | None:
+    """How a runner measures the memory of a call: what its property `peak` says, if it has one."""
+    found: Peak | None = getattr(runner, "peak", None)
+    return found

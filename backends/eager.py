@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from fxprune.backends.base import Artifact, Runner, measure_module
 from fxprune.backends.examples import flat_tensors
 from fxprune.backends.machine import describe_device, versions_of
-from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Timing, cuda_clock, wall_clock
+from fxprune.backends.measure import (
+    DEFAULT_TIMING,
+    Call,
+    Clock,
+    Latency,
+    Peak,
+    Timing,
+    cuda_clock,
+    cuda_peak,
+    wall_clock,
+)
 from fxprune.errors import BackendError
 from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs, device_of
@@ -52,6 +62,12 @@ class EagerRunner:
         """Events on CUDA, the wall clock elsewhere."""
         device = device_of(self.module)
         return cuda_clock(device) if device.type == "cuda" else wall_clock
+
+    @property
+    def peak(self) -> Peak | None:
+        """PyTorch's allocator tells on CUDA; a CUDA graph has a pool of its own, and on a CPU nobody counts."""
+        device = device_of(self.module)
+        return cuda_peak(device) if device.type == "cuda" and not self.cuda_graph else None
 
     def bind(self, *inputs: Any, **kwinputs: Any) -> Call:
         """A call that runs the module on these inputs, in inference mode, and returns what it returns."""

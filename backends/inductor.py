@@ -26,7 +26,17 @@ from fxprune.backends.base import Artifact, Runner, TensorSpec, measure_module
 from fxprune.backends.dynamic import BATCH, DEPENDS, batch_shapes, traceable, why_fixed
 from fxprune.backends.examples import batch_size_of, cloned, flat_tensors
 from fxprune.backends.machine import describe_device, versions_of
-from fxprune.backends.measure import DEFAULT_TIMING, Call, Clock, Latency, Timing, cuda_clock, wall_clock
+from fxprune.backends.measure import (
+    DEFAULT_TIMING,
+    Call,
+    Clock,
+    Latency,
+    Peak,
+    Timing,
+    cuda_clock,
+    cuda_peak,
+    wall_clock,
+)
 from fxprune.backends.onnx import largest_error
 from fxprune.errors import BackendError
 from fxprune.evaluating import evaluating
@@ -48,10 +58,12 @@ class InductorRunner:
     Attributes:
         function: takes the module's arguments and returns its outputs.
         torch_device: where it runs.
+        counted: whether what a call takes comes from PyTorch's allocator, not from the pool of a CUDA graph.
     """
 
     function: Callable[..., Any]
     torch_device: torch.device
+    counted: bool = True
 
     @property
     def device(self) -> str:
@@ -67,6 +79,11 @@ class InductorRunner:
     def clock(self) -> Clock:
         """Events on CUDA, the wall clock elsewhere."""
         return cuda_clock(self.torch_device) if self.torch_device.type == "cuda" else wall_clock
+
+    @property
+    def peak(self) -> Peak | None:
+        """PyTorch's allocator tells on CUDA."""
+        return cuda_peak(self.torch_device) if self.torch_device.type == "cuda" and self.counted else None
 
     def bind(self, *inputs: Any, **kwinputs: Any) -> Call:
         """A call that runs on these inputs and returns the outputs; they may be overwritten by the next call."""
@@ -195,7 +212,7 @@ class InductorBackend:
             function: Any = torch.compile(
                 module, mode=mode, options=None if options is None else dict(options), dynamic=False
             )
-            runner = InductorRunner(function, device_of(module))
+            runner = InductorRunner(function, device_of(module), counted=mode is None and options is None)
             args, kwargs = cloned(example_inputs)
             runner.run(*args, **kwargs)
             if verify:

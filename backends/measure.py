@@ -28,6 +28,8 @@ from fxprune.backends.intervals import FEWEST_SAMPLES, Interval, median_interval
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
 """Runs a call to its end and returns how many seconds it took."""
+Peak = Callable[[Call], "int | None"]
+"""Runs a call and returns how many bytes it took at its peak; None where that cannot be known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Latency:
         high_s: upper end of it in seconds.
         samples: number of timed calls.
         deciles_s: lowest and highest decile of a call's duration in seconds: the spread of single calls.
+        peak_bytes: most device memory that one call takes beside weights and inputs; None where that is not known: on
+            a CPU, and where a runtime has a pool of its own (CUDA graphs, ONNX Runtime).
         settled: whether the interval became as narrow as asked before the budget ended.
         throughput: items a second (batch size / median); None where the batch size is unknown.
         device: what it ran on, in words.
@@ -92,6 +96,7 @@ class Latency:
     versions: Mapping[str, str] = field(default_factory=dict)
     speedup: Interval | None = None
     deciles_s: tuple[float, float] | None = None
+    peak_bytes: int | None = None
 
     @property
     def interval(self) -> Interval:
@@ -132,6 +137,21 @@ def cuda_clock(device: torch.device) -> Clock:
     return clock
 
 
+def cuda_peak(device: torch.device) -> Peak:
+    """Most bytes that a call takes of PyTorch's allocator on a CUDA `device`, beyond what is allocated before it."""
+
+    def peak(call: Call) -> int | None:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        outputs = call()
+        torch.cuda.synchronize(device)
+        del outputs
+        return torch.cuda.max_memory_allocated(device) - before
+
+    return peak
+
+
 def measure(
     call: Call,
     *,
@@ -140,6 +160,7 @@ def measure(
     batch_size: int | None = None,
     device: str = "",
     versions: Mapping[str, str] | None = None,
+    peak: Peak | None = None,
 ) -> Latency:
     """Latency of `call`.
 
@@ -150,6 +171,7 @@ def measure(
         batch_size: items that a call handles, for the throughput.
         device: what it runs on, copied to the result.
         versions: versions of the packages involved, copied to the result.
+        peak: how the memory of one call is measured; None leaves it unknown.
 
     Returns:
         Median, interval and number of samples.
@@ -160,7 +182,7 @@ def measure(
         True
     """
     measured = measure_side_by_side(
-        {"": call}, timing=timing, clock=clock, batch_size=batch_size, device=device, versions=versions
+        {"": call}, timing=timing, clock=clock, batch_size=batch_size, device=device, versions=versions, peak=peak
     )
     return measured[""]
 
@@ -173,6 +195,7 @@ def measure_side_by_side(
     batch_size: int | None = None,
     device: str = "",
     versions: Mapping[str, str] | None = None,
+    peak: Peak | None = None,
 ) -> dict[str, Latency]:
     """Latencies of several callables in interleaved rounds, and how many times faster than the first each is.
 
@@ -184,6 +207,7 @@ def measure_side_by_side(
         batch_size: items that a call handles, for the throughput.
         device: what they run on, copied to the results.
         versions: versions of the packages involved, copied to the results.
+        peak: how the memory of one call is measured; None leaves it unknown.
 
     Returns:
         A latency for each name, in the same order; `speedup` is set where there are several.
@@ -193,9 +217,13 @@ def measure_side_by_side(
     with _uncollected():
         for call in calls:
             _warm_up(call, timing)
+        peaks = [None if peak is None else peak(call) for call in calls]
         seconds = _sample(calls, timing, clock)
     details = {"device": device, "versions": dict(versions or {})}
-    return {name: _latency(seconds, column, timing, batch_size, details) for column, name in enumerate(callables)}
+    return {
+        name: _latency(seconds, column, timing, batch_size, {**details, "peak_bytes": peaks[column]})
+        for column, name in enumerate(callables)
+    }
 
 
 def _latency(

@@ -26,6 +26,7 @@ from fxprune.front import Front, Point
 from fxprune.grid import Grid
 from fxprune.hidden_states import hidden_state_loss
 from fxprune.iterate import iterate
+from fxprune.latency import LatencyModel, latency_model
 from fxprune.lower import lower
 from fxprune.plan import Plan
 from fxprune.planning import plan
@@ -59,6 +60,7 @@ __all__ = [
     "Grid",
     "InfeasibleBudget",
     "InputError",
+    "LatencyModel",
     "Plan",
     "PluginError",
     "Point",
@@ -79,6 +81,7 @@ __all__ = [
     "distillation_loss",
     "hidden_state_loss",
     "iterate",
+    "latency_model",
     "load",
     "lower",
     "plan",

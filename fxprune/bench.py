@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.backends.base import Backend, Runner, why_not_runnable
+from fxprune.backends.base import Backend, Runner, peak_of, why_not_runnable
 from fxprune.backends.examples import batch_size_of, example_inputs_of, resize_batch
 from fxprune.backends.intervals import Interval
 from fxprune.backends.measure import DEFAULT_TIMING, Latency, Timing, measure_side_by_side
@@ -202,6 +202,7 @@ def _latencies(
             batch_size=batch_size_of(inputs),
             device=runner.device,
             versions=runner.versions,
+            peak=peak_of(runner),
         )
 
 

@@ -3,7 +3,7 @@
 A budget is one value (a limit on FLOPs) or a mapping from metric to value. A value is
 
 - a fraction of the original: `"50%"`, or a number in (0, 1], so that 1 and 1.0 both mean all of it;
-- an absolute amount: a number above 1, or a string with a unit (`"1.8 GFLOPs"`, `"12M"` parameters, `"40 MB"`).
+- an absolute amount: a number above 1, or a string with a unit (`"1.8 GFLOPs"`, `"12M"` parameters, `"40 MB"`, `"3 ms"`).
 
 A unit makes a value absolute whatever its size. Memory units follow the standard: MB is 10^6 bytes, MiB is 2^20. An
 absolute limit above the original is met from the start; a fraction above 100 % is taken for a mistake.
@@ -39,16 +39,26 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "flops": _counted("flop", "flops"),
     "params": _counted("param", "params", "parameters") | {"b": 1e9},
     "memory": {"": 1.0, "byte": 1.0, "bytes": 1.0} | _DECIMAL_BYTES | _BINARY_BYTES,
+    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "second": 1.0, "seconds": 1.0},
+    "throughput": {"": 1.0, "/s": 1.0, "items/s": 1.0, "samples/s": 1.0, "images/s": 1.0, "k/s": 1e3, "fps": 1.0},
 }
 _EXAMPLES = {
     "flops": '"50%", 0.5, 1.8e9 or "1.8 GFLOPs"',
     "params": '"50%", 0.5, 12e6 or "12M"',
     "memory": '"50%", 0.5, "40 MB" or "40 MiB"',
+    "latency": '"50%", 0.5 or "3 ms"',
+    "throughput": '"200%" or "1500/s"',
 }
-_DISPLAY = {"flops": "FLOPs", "params": "parameters", "memory": "bytes"}
+_DISPLAY = {
+    "flops": "FLOPs",
+    "params": "parameters",
+    "memory": "bytes",
+    "latency": "time",
+    "throughput": "items a second",
+}
 _UNSUPPORTED = {
-    "latency": "it needs a measured latency model, which this version does not have",
-    "throughput": "it needs a measured latency model, which this version does not have",
+    "latency": "it is measured, which works with `compile` alone",
+    "throughput": "it is measured, which works with `compile` alone",
     "config": "exact target widths work with `compile` alone, which reads them before this",
 }
 _SHAPE = 'write "50%", 0.5, 1.8e9 or {"flops": "50%", "params": 12e6, "memory": "40 MB"}'
@@ -60,8 +70,9 @@ class Budget:
     """Limits that all have to hold.
 
     Attributes:
-        limits: metric (`flops`, `params`, `memory`) to the largest allowed absolute amount.
-        stated: the same metrics as the user wrote them, for reports, and exact widths (`config`) where there are some.
+        limits: metric (`flops`, `params`, `memory`, `latency` in seconds) to the largest allowed absolute amount.
+        stated: the same metrics as the user wrote them, for reports, `throughput` as what limits latency, and exact
+            widths (`config`) where there are some.
     """
 
     limits: Mapping[str, float]
@@ -69,7 +80,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check that both views speak of the same metrics and that every limit is a usable number."""
-        assert self.limits.keys() == self.stated.keys() - {"config"}
+        stated = {"latency" if metric == "throughput" else metric for metric in self.stated}
+        assert self.limits.keys() == stated - {"config"}
         assert all(math.isfinite(limit) and limit >= 0 for limit in self.limits.values())
 
 
@@ -98,6 +110,8 @@ def format_amount(metric: str, amount: float) -> str:
     """Write an absolute amount for people: `1.8 GFLOPs`, `12 M parameters`, `40 MB`."""
     exponent = 0 if amount < 1 else min(int(math.log10(amount) / 3), 5)
     digits = f"{amount / 1000.0**exponent:.4g}"
+    if metric == "latency":
+        return f"{amount * 1e3:.4g} ms"
     if metric == "memory":
         return f"{digits} {['B', 'KB', 'MB', 'GB', 'TB', 'PB'][exponent]}"
     prefix = "KMGTP"[exponent - 1] if exponent else ""
@@ -122,28 +136,38 @@ def _check_key(key: object, original: Mapping[str, float]) -> None:
         return
     if key in _UNSUPPORTED:
         reason = _UNSUPPORTED[str(key)]
-        raise BudgetError(f"The budget limits {key!r}, which is not supported yet: {reason}. Use {', '.join(known)}.")
+        raise BudgetError(f"The budget limits {key!r}, which cannot be limited here: {reason}. Use {', '.join(known)}.")
     close = get_close_matches(str(key).lower(), [*known, *_UNSUPPORTED], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise BudgetError(f"The budget limits {key!r}, which is not a metric.{hint} Known here: {', '.join(known)}.")
 
 
 def _limit(metric: str, value: object, original: float) -> float:
+    amount, is_share = amount_of(metric, value)
+    return amount * original if is_share else amount
+
+
+def amount_of(metric: str, value: object) -> tuple[float, bool]:
+    """What one value of a budget says: an amount, and whether it is a share of the original's.
+
+    Raises:
+        BudgetError: it is no positive finite amount of that metric, or a share above 100 % of what is to be at most that.
+    """
     number, unit = _split(metric, value)
     if not math.isfinite(number):
         raise _bad(metric, value, "is not a finite amount")
     if number <= 0:
         raise _bad(metric, value, "is not above zero")
-    if unit == "%" and number > 100:
+    if unit == "%" and number > 100 and metric != "throughput":
         raise _bad(metric, value, "is more than the original model has (100 %)")
     if unit == "%":
-        return number / 100 * original
-    if unit is None and number <= 1:
-        return number * original
-    limit = number * _scale(metric, value, unit or "")
-    if not math.isfinite(limit):
+        return number / 100, True
+    if unit is None and number <= 1 and metric != "throughput":
+        return number, True
+    amount = number * _scale(metric, value, unit or "")
+    if not math.isfinite(amount):
         raise _bad(metric, value, "is not a finite amount")
-    return limit
+    return amount, False
 
 
 def _split(metric: str, value: object) -> tuple[float, str | None]:
@@ -172,6 +196,8 @@ def _as_float(value: Real) -> float:
 
 def _scale(metric: str, value: object, unit: str) -> float:
     scale = _UNITS[metric].get(unit.replace(" ", "").lower())
+    if scale is None and not unit:
+        raise _bad(metric, value, "has no unit")
     if scale is None:
         raise _bad(metric, value, f"has the unit {unit!r}, which does not measure {_DISPLAY[metric]}{_unit_hint(unit)}")
     return scale
@@ -180,8 +206,6 @@ def _scale(metric: str, value: object, unit: str) -> float:
 def _unit_hint(unit: str) -> str:
     """Point from a unit of another metric to that metric's key."""
     lowered = unit.replace(" ", "").lower()
-    if lowered in {"s", "ms", "us", "µs"}:
-        return f" (latency {_UNSUPPORTED['latency'].removeprefix('it ')})"
     owner = next((metric for metric, units in _UNITS.items() if lowered in units.keys() - _COUNT.keys()), None)
     return f' (limit it as {{"{owner}": ...}})' if owner else ""
 

@@ -10,11 +10,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxprune.backends.base import Backend
 from fxprune.batches import reiterable
+from fxprune.budget import Budget
 from fxprune.depth import Drop, counted
 from fxprune.dropping import without_least
 from fxprune.finished import open_store
 from fxprune.grid import Grid, on_grid
+from fxprune.latency.compiling import (
+    build_to_time,
+    keep_to_steps,
+    predicting,
+    refuse_widths,
+    times_of,
+    with_note,
+)
 from fxprune.pruning import Making, build, choose_scorer, repairing, score_subject, understand
 from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
@@ -46,14 +56,17 @@ def compile(
     progress: bool = True,
     reconstruct: bool | None = None,
     config: bool = False,
+    backend: str | Backend | None = None,
+    backend_options: Mapping[str, Any] | None = None,
 ) -> SlimModule:
     """Make a smaller dense model that meets a budget.
 
     Args:
         model: the trained model; it is never changed, and the result shares no memory with it.
         budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
-            and peak activations at the example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40
-            MB"). All hold. One FLOP is one multiply or one add. `config` asks for exact widths instead of a search:
+            and peak activations at the example inputs), `latency` (of a call with the example inputs) to a share or an
+            absolute number ("1.8 GFLOPs", 12e6, "40 MB", "3 ms"), of `throughput` to at least ("1500/s", "200%"). All
+            hold. One FLOP is one multiply or one add. `config` asks for exact widths instead of a search:
             numbers of a Transformers configuration, or names of groups ({"config": {"intermediate_size": 64}}).
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them: one sample of the first batch
             of `data`, or else what the model says.
@@ -83,6 +96,9 @@ def compile(
             recalibrate BatchNorm; None to do so where `data` is given, False to leave weights as cut.
         config: of Transformers models: keep to widths that the configuration can say, so that `apply(slim, model)` gives
             a model that `save_pretrained` and `from_pretrained` bring back (`fxprune.sayable` tells which these are).
+        backend: where latency is measured, by name, on the model's device; None for PyTorch itself ("eager"). Without a
+            budget of time only `align` follows from it: the multiples that it is found to compute fast.
+        backend_options: of the backend, such as `{"threads": 1}` or `{"mode": "reduce-overhead"}`.
 
     Returns:
         The slim module, with `.report`, `.plan` and `.scores`.
@@ -112,7 +128,12 @@ def compile(
     subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict, config=config)
     target, budget = split_budget(budget, model)
     method = method_of(search, target)
-    limits = limits_of(budget, target, subject.whole.costs.original)
+    times, budget = times_of(budget, subject, backend, backend_options, seed=seed, progress=progress)
+    limits = (
+        Budget({}, {})
+        if times and times.budget and not budget
+        else limits_of(budget, target, subject.whole.costs.original)
+    )
     context = Context(model, subject.analysis, data, loss, score, collect, seed, align, floor, progress=progress)
     with open_store(checkpoint, chosen, context) as store:
         context = replace(context, store=store)
@@ -125,4 +146,11 @@ def compile(
         )
     ranges = width_ranges(subject.analysis, align, floor)
     making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
+    if times is not None and times.budget is not None:
+        refuse_widths(widths)
+        predictor, making = predicting(model, subject, making, times, align, floor)
+        return remember(build_to_time(model, subject, own, limits, making, times, predictor, started), scores)
+    if times is not None and align is None and widths is None:
+        making, note = keep_to_steps(model, subject, making, times, floor)
+        return remember(with_note(build(subject, own, limits, making, started), note), scores)
     return remember(build(subject, own, limits, making, started, widths), scores)

@@ -36,7 +36,7 @@ from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
 from fxprune.scoring import check_scores, run_scorer
-from fxprune.search import Choices, build_choices
+from fxprune.search import Choices, Costs, build_choices
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
@@ -152,14 +152,14 @@ def build(
 ) -> SlimModule:
     """Search within the ranges of widths, unless they are given, then rewrite."""
     if widths is None:
-        widths = _search(subject, scores, limits, making.ranges, making.method(scores))
+        widths = search_for(subject, scores, limits, making)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
 def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
     """Search within the ranges of widths, and nothing more: the plan."""
-    widths = _search(subject, scores, limits, making.ranges, making.method(scores))
+    widths = search_for(subject, scores, limits, making)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     cut = subject.analysis.cut(kept)
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
@@ -242,25 +242,42 @@ def _check_given(
     return scores
 
 
-def _search(
-    subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], method: str
+def search_for(
+    subject: Subject, scores: Scores, limits: Budget, making: Making, costs: Costs | None = None
 ) -> dict[str, int]:
-    """Width of every group, within the budget."""
-    analysis, sayable = subject.analysis, subject.sayable
-    kinds = find_kinds(analysis) if method == "uniform" and sayable is None else ()
-    ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
-    ranges = tied_ranges(ranges, kinds)
-    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges, scores.whole)
-    choices = choices_of(analysis, scores, ranges, candidates)
+    """Width of every group, within the budget.
+
+    Args:
+        subject: what is pruned.
+        scores: what its indices are worth.
+        limits: all have to hold.
+        making: ranges of widths, and the method.
+        costs: what any widths cost, by all metrics that are limited; None for the analysis's own.
+
+    Raises:
+        InfeasibleBudget: the narrowest widths do not meet a limit.
+    """
+    analysis, method = subject.analysis, making.method(scores)
+    choices, ties = options_for(subject, scores, making)
     joint = any(len(tie.groups) > 1 for tie in ties) and all(
         group.name in scores.sensitivity for group in analysis.groups
     )
     try:
-        return search_widths(analysis.costs, limits.limits, choices, method, ties, joint=joint)
+        return search_widths(costs or analysis.costs, limits.limits, choices, method, ties, joint=joint)
     except InfeasibleBudget as error:
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"
         raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def options_for(subject: Subject, scores: Scores, making: Making) -> tuple[list[Choices], tuple[Tie, ...]]:
+    """What the search chooses from: the candidate widths of every group, and which groups go together."""
+    analysis, sayable = subject.analysis, subject.sayable
+    kinds = find_kinds(analysis) if making.method(scores) == "uniform" and sayable is None else ()
+    ties = tuple(Tie(kind.groups, kind.size) for kind in kinds) if sayable is None else sayable.ties
+    ranges = tied_ranges(making.ranges, kinds)
+    candidates = {} if sayable is None else sayable.candidates(analysis.groups, ranges, scores.whole)
+    return choices_of(analysis, scores, ranges, candidates), ties
 
 
 def choices_of(

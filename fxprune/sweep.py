@@ -102,12 +102,16 @@ def with_defaults(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         TypeError: there is no such argument.
+        InputError: the argument is of `compile` alone.
     """
     signature = inspect.signature(compile_model)
     unknown = [name for name in options if name not in signature.parameters or name in ("model", "budget")]
     if unknown:
         msg = f"{function}() got an unexpected keyword argument {unknown[0]!r}"
         raise TypeError(msg)
+    if options.get("backend") is not None or options.get("backend_options") is not None:
+        msg = f"{function} measures no latency: backend= and backend_options= work with compile alone"
+        raise InputError(msg)
     return {name: each.default for name, each in signature.parameters.items()} | dict(options)
 
 

@@ -68,13 +68,13 @@ def _wanted(groups: tuple[Group, ...], align: Align | None) -> dict[str, int]:
             msg = f"align={each!r} is no positive whole number; pass, for example, align=8"
             raise InputError(msg)
     if not isinstance(align, Mapping):
-        return {group.name: _relaxed(group.size) if align is None else align for group in groups}
+        return {group.name: relaxed_align(group.size) if align is None else align for group in groups}
     _check_patterns("align", align, groups)
     named = {
         group.name: [each for pattern, each in align.items() if fnmatch.fnmatchcase(group.name, pattern)]
         for group in groups
     }
-    return {group.name: max(named[group.name], default=_relaxed(group.size)) for group in groups}
+    return {group.name: max(named[group.name], default=relaxed_align(group.size)) for group in groups}
 
 
 def _check_patterns(argument: str, patterns: Mapping[str, float], groups: tuple[Group, ...]) -> None:
@@ -103,7 +103,7 @@ def _steps(analysis: Analysis, wanted_by_name: Mapping[str, int]) -> dict[Variab
     return steps
 
 
-def _relaxed(size: int) -> int:
+def relaxed_align(size: int) -> int:
     """8, or for groups of less than 64 indices the power of two that leaves them at least 8 widths to choose from."""
     step = DEFAULT_ALIGN
     while step > 1 and size < 8 * step:

@@ -90,15 +90,20 @@ def emit(program: Program, propagation: Propagation, cut: Cut) -> Graph:
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in program.graph_module.graph.nodes:
-        copy = graph.node_copy(node, lambda each: copies[each])
-        if node.op == "call_function" and _is_touched(node, propagation, cut):
-            _resize(copy, node, propagation, cut, graph)
-        copy.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-        copy.meta["origin"] = node
-        copies[node] = copy
+        copies[node] = emit_node(graph, node, copies, propagation, cut)
     graph.eliminate_dead_code()
     graph.lint()
     return graph
+
+
+def emit_node(graph: Graph, node: Node, copies: Mapping[Node, Node], propagation: Propagation, cut: Cut) -> Node:
+    """Copy one node behind what is there, with its sizes as cut; `copies` knows its inputs."""
+    copy = graph.node_copy(node, lambda each: copies[each])
+    if node.op == "call_function" and _is_touched(node, propagation, cut):
+        _resize(copy, node, propagation, cut, graph)
+    copy.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    copy.meta["origin"] = node
+    return copy
 
 
 def _resize(copy: Node, node: Node, propagation: Propagation, cut: Cut, graph: Graph) -> None:

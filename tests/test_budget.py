@@ -115,11 +115,14 @@ def test_things_that_are_no_budget(written: Any) -> None:
         ({"FLOPs": 0.5}, "Did you mean 'flops'?"),
         ({"colour": 0.5}, "'colour', which is not a metric. Known here"),
         ({3: 0.5}, "limits 3, which is not a metric"),
-        ({"latency": "3 ms"}, "'latency', which is not supported yet: it needs a measured latency model"),
-        ({"throughput": 100}, "not supported yet"),
+        (
+            {"latency": "3 ms"},
+            "'latency', which cannot be limited here: it is measured, which works with `compile` alone",
+        ),
+        ({"throughput": 100}, "cannot be limited here"),
         ({"config": {"hidden_size": 3072}}, "work with `compile` alone"),
         ("40 MB", '{"memory": ...}'),
-        ("3 ms", "latency needs a measured latency model"),
+        ("3 ms", '{"latency": ...}'),
         ({"memory": "40 M"}, "has the unit 'M', which does not measure bytes: write"),
         ({"params": "40 MiB"}, '{"memory": ...}'),
     ],
@@ -160,6 +163,7 @@ def test_anything_gives_a_budget_or_a_budget_error(written: Any) -> None:
         ("params", 10, "10 parameters"),
         ("memory", 40e6, "40 MB"),
         ("memory", 0, "0 B"),
+        ("latency", 0.0031, "3.1 ms"),
     ],
 )
 def test_amounts_for_people(metric: str, amount: float, text: str) -> None:

@@ -144,7 +144,7 @@ def test_budgets_that_are_none(budget: Any, reason: str) -> None:
 def test_unknown_budget_keys() -> None:
     assert "Did you mean 'flops'?" in fails(budget={"flop": "50%"}, error=BudgetError)
     assert "flops, params, memory" in fails(budget={"speed": "50%"}, error=BudgetError)
-    assert "not supported yet" in fails(budget={"latency": "3 ms"}, error=BudgetError)
+    assert "has no unit" in fails(budget={"latency": 3}, error=BudgetError)
 
 
 def test_an_infeasible_budget_names_the_smallest_reachable_value_and_what_holds_it() -> None:

@@ -24,6 +24,12 @@ def add(subparsers: Subparsers) -> None:
     add_model_options(parser)
     add_pruning_options(parser, required=True)
     add_scoring_options(parser)
+    parser.add_argument(
+        "--backend",
+        dest="timed_on",
+        metavar="NAME",
+        help='where a budget of latency or throughput is measured, such as --budget latency="3 ms" (default: eager)',
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out", type=Path, metavar="DIR", help="write plan.json, report.txt, report.json and weights.safetensors here"

@@ -72,7 +72,8 @@ def build_surrogate(problem: Problem, anchor: Ints) -> Surrogate:
     base = problem.counts // 2
     probe = np.zeros_like(base)
     span = np.maximum(_pick(problem.widths, base) - problem.widths[:, 0], 1)
-    scale = np.maximum(problem.usage(problem.full[None])[0], 1.0)
+    full = problem.usage(problem.full[None])[0]
+    scale = np.where(full > 0, full, 1.0)
     centre, single = _measure_singles(problem, anchor)
     return Surrogate(
         problem=problem,

@@ -99,6 +99,8 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "seed": 7,
         "config": False,
     }
+    assert main(["compile", *TOY, "--budget", "latency=3 ms", "--backend", "onnxruntime"]) == 2
+    assert (seen["budget"], seen["backend"]) == ({"latency": "3 ms"}, "onnxruntime")
     assert main(["compile", *TOY, "--budget", "20%", "--drop", "2", "--config"]) == 2
     assert (seen["drop"], seen["config"]) == (2, True)
 
@@ -121,7 +123,7 @@ def test_folder_that_cannot_be_is_said_before_the_work(tmp_path: Path, capsys: p
     assert "Cannot write to the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("budget", ["0", "abc", "latency=3 ms"])
+@pytest.mark.parametrize("budget", ["0", "abc", "latency=3 MB"])
 def test_unusable_budget_is_one_message(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", *TOY, "--budget", budget]) == 2
     assert capsys.readouterr().err.startswith("error: The budget")

@@ -1,0 +1,193 @@
+"""Are budgets of latency met by measurement, and how good are predictions? ONNX Runtime on the CPU.
+
+python benchmarks/latency_budget.py [--models resnet18 mobilenet_v2 bert_small] [--share 0.6] [--candidates 30] [--threads 1]
+
+1. The latency model of resnet18: seconds to build it, and the error of its predictions for candidates that it has not seen.
+2. Each model, compiled to a share of its latency: measured beside the original, and beside what a budget of FLOPs keeps that
+   takes as long, found by bisection of that budget with a measurement at each step.
+
+Run it on a quiet machine. Times are measured anew (in an empty cache) unless `--cached`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fxprune
+from benchmarks.latency_models import SUBJECTS
+from fxprune.backends import Timing
+from fxprune.backends.machine import processor_name, versions_of
+
+BACKEND = "onnxruntime"
+TIMING = Timing(budget_s=4.0, relative_width=0.01, warmup_calls=10)
+HALVINGS = 5
+
+
+def bert_small() -> tuple[nn.Module, Tensor]:
+    """A BERT with 4 layers of 8 heads, a classifier, and a sequence of 128 tokens."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048)
+    model: nn.Module = BertForSequenceClassification(config)
+    return model.eval(), torch.randint(0, 30_000, (1, 128))
+
+
+def of_subject(name: str) -> Callable[[], tuple[nn.Module, Tensor]]:
+    """One of torchvision's models, and an image."""
+    return lambda: (SUBJECTS[name].make(), SUBJECTS[name].example(1))
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "resnet18": of_subject("resnet18"),
+    "mobilenet_v2": of_subject("mobilenet_v2"),
+    "bert_small": bert_small,
+}
+
+
+def predictions(candidates: int) -> dict[str, Any]:
+    """The latency model of resnet18."""
+    torch.manual_seed(0)
+    model, example = MODELS["resnet18"]()
+    started = time.perf_counter()
+    found = fxprune.latency_model(model, example, backend=BACKEND, held_out=0)
+    built = time.perf_counter() - started
+    found = fxprune.latency_model(model, example, backend=BACKEND, held_out=candidates)
+    predicted, measured = found.held_out.T
+    errors = np.abs(predicted / measured - 1)
+    return {
+        "seconds": built,
+        "candidates": candidates,
+        "median error": float(np.median(errors)),
+        "90 % error": float(np.quantile(errors, 0.9)),
+        "predicted and measured ms": (found.held_out * 1e3).round(3).tolist(),
+    }
+
+
+def budget_of(name: str, share: float) -> dict[str, Any]:
+    """One model at a share of its latency, and a budget of FLOPs that takes as long."""
+    torch.manual_seed(0)
+    model, example = MODELS[name]()
+    started = time.perf_counter()
+    slim = fxprune.compile(model, {"latency": share}, example_inputs=(example,), backend=BACKEND)
+    seconds = time.perf_counter() - started
+    latency = next(metric for metric in slim.report.metrics if metric.name == "latency")
+    assert latency.limit is not None
+    wanted = latency.after / latency.before
+    flops, other = _as_fast(model, example, slim.scores, wanted)
+    return {
+        "seconds": seconds,
+        "original ms": latency.before * 1e3,
+        "slim ms": latency.after * 1e3,
+        "share of latency": wanted,
+        "kept by latency": _kept(slim),
+        "share of latency, FLOPs budget": other,
+        "kept by FLOPs": _kept(flops),
+        "notes": list(slim.report.notes[-2:]),
+    }
+
+
+def _as_fast(model: nn.Module, example: Tensor, scores: Any, wanted: float) -> tuple[Any, float]:
+    """The largest budget of FLOPs whose result takes at most that share of the original's time, and its share."""
+    low, high = 0.1, 1.0
+    best: tuple[Any, float] | None = None
+    for _ in range(HALVINGS):
+        budget = (low + high) / 2
+        slim = fxprune.compile(model, budget, example_inputs=(example,), scores=scores, verify=False, progress=False)
+        table = fxprune.bench(
+            {"original": model, "slim": slim}, [BACKEND], example_inputs=(example,), timing=TIMING, verify=False
+        )
+        speedup = table.rows[1].latency.speedup
+        assert speedup is not None
+        used = 1 / speedup.median
+        low, high = (budget, high) if used <= wanted else (low, budget)
+        if used <= wanted:
+            best = (slim, used)
+    assert best is not None, "no budget of FLOPs is as fast"
+    return best
+
+
+def _kept(slim: Any) -> dict[str, float]:
+    """Shares of FLOPs and parameters that are kept."""
+    return {metric.name: metric.after / metric.before for metric in slim.report.metrics if metric.before}
+
+
+def written(found: dict[str, Any]) -> str:
+    """The table."""
+    lines = ["# Budgets of latency, met by measurement", "", f"Measured on {found['machine']}.", ""]
+    if "predictions" in found:
+        known = found["predictions"]
+        lines += [
+            f"The latency model of resnet18 took {known['seconds']:.0f} s to build"
+            f"{' (with times that were known)' if found['cached'] else ''}; over {known['candidates']} random "
+            f"candidates that it has not seen its median error is {known['median error']:.1%}, the 90 % quantile "
+            f"{known['90 % error']:.1%}.",
+            "",
+        ]
+    if not found["budgets"]:
+        return "\n".join(lines).rstrip()
+    lines += [
+        f"A budget of {found['share']:.0%} of the original's latency, and a budget of FLOPs that takes no longer:",
+        "",
+        "| model | original, ms | slim, ms | share | parameters, FLOPs kept | share, FLOPs budget | parameters, FLOPs kept | s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, each in found["budgets"].items():
+        if "failed" in each:
+            lines.append(f"| {name} | - | - | not met | - | - | - | - |")
+            continue
+        kept, other = each["kept by latency"], each["kept by FLOPs"]
+        lines.append(
+            f"| {name} | {each['original ms']:.3g} | {each['slim ms']:.3g} | {each['share of latency']:.1%} | "
+            f"{kept['params']:.1%}, {kept['flops']:.1%} | {each['share of latency, FLOPs budget']:.1%} | "
+            f"{other['params']:.1%}, {other['flops']:.1%} | {each['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, write after every model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--share", type=float, default=0.6)
+    parser.add_argument("--candidates", type=int, default=30, help="0 to leave the predictions out")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cached", action="store_true", help="times that were measured before count")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    versions = ", ".join(f"{name} {each}" for name, each in versions_of("torch", "onnxruntime").items())
+    machine = f"{processor_name()}, {options.threads} thread(s), {versions}"
+    found: dict[str, Any] = {"machine": machine, "share": options.share, "cached": options.cached, "budgets": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.cached:
+            os.environ["FXPRUNE_CACHE"] = folder
+        if options.candidates:
+            found["predictions"] = predictions(options.candidates)
+        for name in options.models:
+            try:
+                found["budgets"][name] = budget_of(name, options.share)
+            except fxprune.InfeasibleBudget as error:
+                found["budgets"][name] = {"failed": str(error)}
+            (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = written(found)
+    (options.out / "latency_budget.md").write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

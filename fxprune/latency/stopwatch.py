@@ -1,0 +1,121 @@
+"""Timing many small modules on a backend, all by the protocol that latency is measured with (`fxprune.backends.measure`).
+
+Modules are prepared and timed some at a time, in interleaved rounds, so that drift meets all alike. One module, the *anchor*, is
+timed in every set of rounds: what it takes there over what it took the first time is how much slower the machine was meanwhile,
+and is divided out, so that times of different minutes compare. What counts is the lowest decile of a module's rounds: what the
+machine takes when it is left alone, which repeats where a median on a busy machine does not. What every call costs whatever it
+does (the time of a module with one element) is subtracted from fragments.
+
+A backend may refuse a module (an operation that it cannot export by itself): its time is then unknown, and the reason kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.backends.base import Backend, Runner
+from fxprune.backends.measure import Timing, measure_side_by_side
+from fxprune.errors import BackendError, FxpruneError
+from fxprune.inputs import Inputs
+from fxprune.latency.building import located
+
+Make = Callable[[], tuple[nn.Module, Inputs]]
+
+SMALL = Timing(warmup_calls=3, warmup_s=0.3, relative_width=0.03, budget_s=0.15, min_samples=12, max_samples=200)
+WHOLE = Timing(warmup_calls=3, warmup_s=1.0, relative_width=0.02, budget_s=1.0, min_samples=12, max_samples=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """A backend with the options that models run with on it.
+
+    Attributes:
+        backend: where modules run.
+        options: of its `prepared`.
+    """
+
+    backend: Backend
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def anchored(self, module: nn.Module, inputs: Inputs) -> Iterator[Anchored]:
+        """The stopwatch with an anchor, which is prepared once.
+
+        Raises:
+            BackendError: the backend cannot run the anchor.
+        """
+        with self.backend.prepared(module, example_inputs=inputs, verify=False, **self.options) as runner:
+            yield Anchored(self, runner, inputs)
+
+    def probe(self, device: torch.device) -> tuple[float, str, Mapping[str, str]]:
+        """What a call costs that does next to nothing, in seconds; the device in words; versions.
+
+        Raises:
+            BackendError: the backend cannot run even that.
+        """
+        module = located(_Least().eval(), device)
+        inputs: Inputs = ((torch.ones(1, device=device),), {})
+        with self.backend.prepared(module, example_inputs=inputs, verify=False, **self.options) as runner:
+            seconds = _measured({0: runner}, {0: inputs}, SMALL)[0]
+            return seconds, runner.device, dict(runner.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """A stopwatch that times the anchor beside everything.
+
+    Attributes:
+        stopwatch: the backend.
+        anchor: ready to run.
+        inputs: of the anchor.
+    """
+
+    stopwatch: Stopwatch
+    anchor: Runner
+    inputs: Inputs
+
+    def times(self, makers: Sequence[Make], timing: Timing = SMALL) -> tuple[float, list[float | str]]:
+        """Seconds of the anchor, and of each module, in one set of rounds: lowest deciles, or why one cannot be timed."""
+        runners: dict[int, Runner] = {_ANCHOR: self.anchor}
+        inputs: dict[int, Inputs] = {_ANCHOR: self.inputs}
+        refused: dict[int, str] = {}
+        with ExitStack() as stack:
+            for at, make in enumerate(makers):
+                try:
+                    module, inputs[at] = make()
+                    runners[at] = stack.enter_context(
+                        self.stopwatch.backend.prepared(
+                            module, example_inputs=inputs[at], verify=False, **self.stopwatch.options
+                        )
+                    )
+                except FxpruneError as error:
+                    refused[at] = " ".join(str(error).split())[:200]
+            seconds = _measured(runners, inputs, timing)
+        return seconds[_ANCHOR], [seconds[at] if at in seconds else refused[at] for at in range(len(makers))]
+
+
+_ANCHOR = -1
+
+
+class _Least(nn.Module):
+    """Next to nothing."""
+
+    def forward(self, one: torch.Tensor) -> torch.Tensor:
+        return one.relu()
+
+
+def _measured(runners: Mapping[int, Runner], inputs: Mapping[int, Inputs], timing: Timing) -> dict[int, float]:
+    """Lowest decile of each, in seconds, from interleaved rounds."""
+    calls = {str(at): runner.bind(*inputs[at][0], **inputs[at][1]) for at, runner in runners.items()}
+    clock = next(iter(runners.values())).clock
+    found = measure_side_by_side(calls, timing=timing, clock=clock)
+    deciles = {int(at): latency.deciles_s for at, latency in found.items()}
+    if any(each is None for each in deciles.values()):
+        raise BackendError("the measurement has no deciles")
+    return {at: each[0] for at, each in deciles.items() if each is not None}
