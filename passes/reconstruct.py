@@ -16,7 +16,7 @@ and a layer that does not gain there keeps its weights as cut.
 
 A BatchNorm behind a repaired layer is measured anew before what comes after it is repaired (`fxprune.passes.normed`). It does
 not see how long the weights in front of it are, but training does, whose steps go with the inverse of their length; so each
-output's weights keep the length that they had as cut.
+output's weights are given the length that they had in the original.
 
 Several processes each carry their share of the batches through both models; moments are added for each layer, so that all
 solve the same equations and end with the same weights: those of one process, up to rounding.
@@ -253,7 +253,6 @@ class _Work:
 
     def _apply(self, layer: AffineLayer, correction: Correction) -> None:
         weight = self.slim.get_parameter(layer.weight)
-        length = layer.lengths(weight)
         change = layer.weight_of(correction.matrix, weight.shape)
         _set(layer, weight, weight.double() + change)
         constant = correction.constant.flatten()
@@ -264,11 +263,13 @@ class _Work:
             mean = self.slim.get_buffer(layer.shift)
             _set(layer, mean, mean.double() - constant)
         if layer.norm is not None and (layer.bias is not None or not layer.biased):
-            self._rescale(layer, layer.norm, length)
+            self._rescale(layer, layer.norm)
 
-    def _rescale(self, layer: AffineLayer, norm: Norm, length: Tensor) -> None:
-        """Give each output's weights a length, and the BatchNorm behind them the statistics that undo it."""
+    def _rescale(self, layer: AffineLayer, norm: Norm) -> None:
+        """Give each output's weights the original's length, and the BatchNorm behind them the statistics that undo it."""
         weight = self.slim.get_parameter(layer.weight)
+        whole, axes = self.analysis.program.tensors[layer.weight], self.propagation.tensors[layer.weight]
+        length = self.cut.slice(layer.lengths(whole), (axes[1 if layer.transposed else 0],))
         now = layer.lengths(weight)
         factor = torch.where((now > 0) & (length > 0), length / now, torch.ones_like(now))
         shape = (1, -1) if layer.transposed else (-1, *(1 for _ in weight.shape[1:]))
