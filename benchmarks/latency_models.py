@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.coverage_compare import count_flops
+from benchmarks.coverage_models import Example
 from benchmarks.torch_pruning_budget import fresh_groupings, largest_within
+from fxprune.capture import no_fast_path
 
 TRIES = 9
 """Of bisection: the ratio is known to a five-hundredth."""
@@ -52,15 +54,8 @@ class Subject:
 
 def flops_of(model: nn.Module, example: Tensor) -> int:
     """FLOPs of one call, as torch counts them; attention by its parts, which the counter does not see in fused operations."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(_MATH):
-            model(example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    total: int = counter.get_total_flops()
-    return total
+    with no_fast_path():
+        return count_flops(model, Example(model, (example,), None))
 
 
 def prune_torch_pruning(subject: Subject, model: nn.Module, share: float, round_to: int | None) -> nn.Module:
@@ -158,7 +153,6 @@ def _set_heads(model: Any, pruner: Any) -> None:
         attention.scaling = attention.attention_head_size**-0.5
 
 
-_MATH = torch.nn.attention.SDPBackend.MATH
 SUBJECTS: Mapping[str, Subject] = {
     "resnet18": _torchvision("resnet18"),
     "resnet50": _torchvision("resnet50"),

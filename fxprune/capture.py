@@ -16,6 +16,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -101,15 +102,19 @@ def capture(model: nn.Module, example_inputs: Any = None, *, free_batch: bool = 
     )
 
 
-def structural_copy(model: nn.Module) -> nn.Module:
+def structural_copy(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> nn.Module:
     """A deep copy of all modules and attributes that shares every parameter and buffer with the original, caches emptied.
+
+    Args:
+        model: is not changed.
+        instead: id of a tensor -> what the copy has in its place.
 
     Raises:
         CaptureError: something in the model cannot be copied.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *computed_tensors(model))}
     try:
-        copied = copy.deepcopy(model, dict(shared))
+        copied = copy.deepcopy(model, {**shared, **instead})
     except Exception as error:
         msg = (
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)}). fxprune "
@@ -280,7 +285,7 @@ def _run_export(shell: nn.Module, inputs: Inputs, shapes: ShapesCollection | Non
     """Export; if `baked`, real values are computed beside the symbolic ones, and decide what Python asks of them."""
     args, kwargs = inputs
     values = functorch_config.patch(fake_tensor_propagate_real_tensors=baked)
-    with _quiet(), _no_fast_path(), values, torch.enable_grad():
+    with _quiet(), no_fast_path(), values, torch.enable_grad():
         dynamic = None if shapes is None else shapes.dynamic_shapes(shell, args, kwargs)
         return torch.export.export(shell, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
@@ -313,7 +318,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_fast_path() -> Iterator[None]:
+def no_fast_path() -> Iterator[None]:
     """Attention layers as their parts: the fused inference kernel hides them."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -129,6 +129,7 @@ def compile(
     target, budget = split_budget(budget, model)
     method = method_of(search, target)
     times, budget = times_of(budget, subject, backend, backend_options, seed=seed, progress=progress)
+    refuse_widths(times, method)
     limits = (
         Budget({}, {})
         if times and times.budget and not budget
@@ -147,7 +148,6 @@ def compile(
     ranges = width_ranges(subject.analysis, align, floor)
     making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
     if times is not None and times.budget is not None:
-        refuse_widths(widths)
         predictor, making = predicting(model, subject, making, times, align, floor)
         return remember(build_to_time(model, subject, own, limits, making, times, predictor, started), scores)
     if times is not None and align is None and widths is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -29,12 +28,9 @@ class Place:
 
 def place_of(module: nn.Module) -> Place:
     """Device of the first parameter or buffer, and type of the first floating-point one."""
-    device, dtype = None, None
-    for tensor in chain(module.parameters(), module.buffers()):
-        device = device or tensor.device
-        if tensor.is_floating_point():
-            return Place(device, tensor.dtype)
-    return Place(device, dtype)
+    tensors = [*module.parameters(), *module.buffers()]
+    device = next((each.device for each in tensors), None)
+    return Place(device, next((each.dtype for each in tensors if each.is_floating_point()), None))
 
 
 def follow(module: GraphModule, before: Place) -> None:

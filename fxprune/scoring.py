@@ -35,8 +35,10 @@ def run_scorer(scorer: Scorer, context: Context) -> Scores:
         with torch.inference_mode(False), torch.enable_grad():
             scores: object = scorer.score(context)
     except NotFiniteError as error:
+        if context.weights is not None and context.weights.collective:
+            raise  # the other processes are not there to fetch weights with
         batches = () if context.data is None else context.batches(MOST_LOOKED_AT)
-        raise explained(error, context.analysis.program, batches) from error
+        raise explained(error, context.analysis.program, batches, context.weights) from error
     except FxpruneError:
         raise
     except Exception as error:

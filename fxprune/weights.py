@@ -14,7 +14,6 @@ Where parameters travel between processes (`Weights.collective`), all ranks fetc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from os import PathLike
@@ -24,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, distributed, nn
 
+from fxprune.capture import structural_copy
 from fxprune.distributed import gathered, group_device, world
 from fxprune.errors import InputError
 from fxprune.program import Program
@@ -42,16 +42,17 @@ def stand_in(model: nn.Module, given: Given) -> nn.Module:
 
     Raises:
         InputError: a buffer has no value anywhere.
+        CaptureError: something in the model cannot be copied.
     """
     source = {} if isinstance(given, str | PathLike) else _tensors(given)
-    memo: dict[int, Any] = {id(each): _empty(each) for each in model.parameters()}
+    instead: dict[int, Tensor] = {id(each): _empty(each) for each in model.parameters()}
     missing = []
     for name, buffer in model.named_buffers(remove_duplicate=False):
         if not buffer.is_meta:
-            memo[id(buffer)] = buffer.cpu()
+            instead[id(buffer)] = buffer.cpu()
         elif name in source:
-            memo[id(buffer)] = _getter(source[name])().cpu()
-        elif id(buffer) not in memo:
+            instead[id(buffer)] = _getter(source[name])().cpu()
+        elif id(buffer) not in instead:
             missing.append(name)
     if missing:
         msg = (
@@ -59,7 +60,7 @@ def stand_in(model: nn.Module, given: Given) -> nn.Module:
             "`accelerate.init_empty_weights()` does, or pass a module that has them as weights="
         )
         raise InputError(msg)
-    return copy.deepcopy(model, memo)
+    return structural_copy(model, instead)
 
 
 def _empty(parameter: nn.Parameter) -> nn.Parameter:

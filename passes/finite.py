@@ -7,19 +7,18 @@ too is meant to be (the masks of an attention) and passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.utils._pytree import tree_leaves
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.batches import Batch
 from fxprune.errors import InputError, describe_node
-from fxprune.passes.lockstep import flat_inputs
-from fxprune.passes.masked import private
+from fxprune.passes.original import Original
 from fxprune.program import Program
+from fxprune.weights import Weights
 
 
 class NotFiniteError(InputError):
@@ -35,25 +34,36 @@ class NotFiniteError(InputError):
         self.batch = batch
 
 
-def explained(error: NotFiniteError, program: Program, batches: Iterable[Batch]) -> InputError:
+def explained(
+    error: NotFiniteError, program: Program, batches: Iterable[Batch], weights: Weights | None = None
+) -> InputError:
     """The same error, saying in which batch which value is the first that is not finite.
 
     Args:
         error: what was noticed.
         program: the captured original.
         batches: the data; gone through as far as need be, unless the error knows the batch.
+        weights: where parameters come from, if not from the program.
     """
-    usual = _found(program, program.args, program.kwargs)
+    usual = _found(program, _examples(program, weights), weights)
     count = 0
     for batch in batches if error.batch is None else [error.batch]:
         count += 1
-        for node, what in _found(program, batch.args, batch.kwargs).items():
+        for node, what in _found(program, batch, weights).items():
             if what == "nan" or usual.get(node) != what:
                 return InputError(f"{error}. {_told(node, what, batch)}")
     seen = f"batch {error.batch.number}" if error.batch is not None else f"the first {count} batches"
     return InputError(
         f"{error}. All that the model computes for {seen} of data is finite; look for values that are too large"
     )
+
+
+def _examples(program: Program, weights: Weights | None) -> Batch:
+    """The example inputs, where batches are."""
+    inputs = (program.args, dict(program.kwargs))
+    if weights is not None:
+        inputs = tree_map(lambda leaf: leaf.to(weights.device) if isinstance(leaf, Tensor) else leaf, inputs)
+    return Batch(None, *inputs)
 
 
 def _told(node: Node, what: str, batch: Batch) -> str:
@@ -78,24 +88,19 @@ def kind_of(value: Any) -> str:
     return "" if all(bool(each.isfinite().all()) for each in tensors) else "infinity"
 
 
-def _found(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Node, str]:
+def _found(program: Program, batch: Batch, weights: Weights | None) -> dict[Node, str]:
     """What each node's value holds that is not finite, in the order of execution."""
-    finder = _Finder(program.graph_module)
-    with torch.no_grad():
-        finder.run(*flat_inputs(Batch(None, tuple(args), dict(kwargs))), enable_io_processing=False)
+    finder = _Finder(program, weights)
+    finder.go_through(batch)
     return finder.found
 
 
-class _Finder(Interpreter):
+class _Finder(Original):
     """Runs the captured graph and notes what is not finite."""
 
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
+    def __init__(self, program: Program, weights: Weights | None) -> None:
+        super().__init__(program, weights)
         self.found: dict[Node, str] = {}
-
-    def fetch_attr(self, target: str) -> Any:
-        """A tensor of the original; buffers as copies, which the run may write to."""
-        return private(super().fetch_attr(target))
 
     def run_node(self, n: Node) -> Any:
         """Run a node and look at what it gives."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
-from torch.utils._pytree import tree_map
+from torch.fx import Node
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Variable, leaves
 from fxprune.batches import Batch
 from fxprune.blocks import Block
-from fxprune.passes.lockstep import flat_inputs
-from fxprune.passes.masked import private
+from fxprune.passes.original import Original
 from fxprune.passes.samples import Given, rows_of
 from fxprune.rules.elementwise import TensorAxes
 from fxprune.weights import Weights
@@ -26,7 +23,7 @@ from fxprune.weights import Weights
 Measure = Callable[[Tensor, Given], Mapping[str, Tensor]]
 
 
-class Watching(Interpreter):
+class Watching(Original):
     """Runs the captured graph; `measured` holds what the last run found."""
 
     def __init__(
@@ -37,8 +34,8 @@ class Watching(Interpreter):
         weights: Weights | None = None,
     ) -> None:
         """`taps`: what to measure at which values; `weights`: where parameters come from, if not from the model."""
-        super().__init__(analysis.program.graph_module)
-        self.analysis, self.taps, self.weights = analysis, taps, weights
+        super().__init__(analysis.program, weights)
+        self.analysis, self.taps = analysis, taps
         self.leaving: dict[Node, list[Block]] = defaultdict(list)
         for block in blocks:
             self.leaving[block.output].append(block)
@@ -56,19 +53,8 @@ class Watching(Interpreter):
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """What the taps find in one batch: on the CPU."""
         self.begin()
-        with torch.no_grad():
-            self.run(*flat_inputs(batch), enable_io_processing=False)
+        self.go_through(batch)
         return {name: value.cpu() for name, value in self.measured.items()}
-
-    def fetch_attr(self, target: str) -> Any:
-        """A tensor of the original; buffers as copies, which the run may write to."""
-        return private(super().fetch_attr(target) if self.weights is None else self.weights.attribute(target))
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """An operation; where parameters are fetched, what the graph makes on the CPU is made beside them."""
-        if self.weights is not None:
-            args, kwargs = tree_map(partial(_beside, self.weights.device), (args, kwargs))
-        return super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         """Run a node, and measure what was asked for."""
@@ -96,10 +82,6 @@ class Watching(Interpreter):
         weights = rows.weights()
         cosine = torch.nn.functional.cosine_similarity(former.values.double(), rows.values.double(), dim=-1)
         return {f"cosine {block.name}": (cosine * weights).sum()[None], f"tokens {block.name}": weights.sum()[None]}
-
-
-def _beside(device: torch.device, argument: Any) -> Any:
-    return device if isinstance(argument, torch.device) and argument.type == "cpu" else argument
 
 
 def feature_dims(axes: TensorAxes, known: AbstractSet[Variable]) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.axes import Axis, Product, Variable, leaves
+from fxprune.groups import Group
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -30,6 +31,11 @@ def basis_of(axes: Iterable[Axis], groups: Mapping[Variable, int]) -> tuple[Axis
     while shared := _shared(found, groups):
         found = _taken_apart(found, shared, groups)
     return tuple(found.values())
+
+
+def columns_of(groups: Iterable[Group]) -> dict[Variable, int]:
+    """Position of each group's variable: its column in widths `[candidates, groups]`."""
+    return {group.variable: at for at, group in enumerate(groups)}
 
 
 def key_of(axis: Axis) -> Hashable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from fxprune.backends.registry import get_backend
 from fxprune.budget import Budget
 from fxprune.distributed import world
 from fxprune.errors import BackendError, InfeasibleBudget, InputError
+from fxprune.grid import GRID
 from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
 from fxprune.latency.costs import LATENCY, TimedCosts
@@ -24,17 +24,16 @@ from fxprune.latency.estimating import fit_model
 from fxprune.latency.learning import learn_align
 from fxprune.latency.model import LatencyModel
 from fxprune.latency.prepared import Effort, Prepared, prepare
-from fxprune.latency.referee import Referee, appointed
+from fxprune.latency.referee import appointed
 from fxprune.latency.stopwatch import Stopwatch
 from fxprune.planning import survey
 from fxprune.pruning import Making, Subject, build, options_for, search_for
 from fxprune.report import Metric
 from fxprune.slim_module import SlimModule, attach_report
+from fxprune.targets import KEY
 from fxprune.widths import DEFAULT_ALIGN, Align, Floor, relaxed_align, width_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fxprune.analysis import Analysis
     from fxprune.backends.base import Backend
     from fxprune.inputs import Inputs
@@ -112,13 +111,13 @@ def times_of(
     return Timekeeping(wanted, usable_backend(backend), dict(options or {}), effort), rest
 
 
-def refuse_widths(widths: Mapping[str, int] | None) -> None:
-    """There is nothing to adjust where widths are given.
+def refuse_widths(times: Timekeeping | None, method: str | None) -> None:
+    """There is nothing to adjust where widths are given, by the budget's `config` or by a grid.
 
     Raises:
-        InputError: they are.
+        InputError: they are, and there is a budget of time.
     """
-    if widths is not None:
+    if times is not None and times.budget is not None and method in {GRID, KEY}:
         msg = (
             "a budget of time chooses widths until it holds, which exact widths (the budget's config) and search='grid' "
             "do not leave open: leave one of them out"
@@ -229,7 +228,7 @@ def build_to_time(
     costs = TimedCosts(subject.analysis.costs, predictor.model)
     draft = replace(making, verify=False, repairing=None)
     inputs: Inputs = (subject.whole.program.args, dict(subject.whole.program.kwargs))
-    with _refereed(model, inputs, times) as referee:
+    with appointed(times.backend, times.options, model, inputs, times.timing) as referee:
         closing = Closing(
             budget=wanted,
             search=lambda target: search_for(subject, scores, _within(limits, wanted, target), making, costs),
@@ -268,12 +267,6 @@ def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) 
 def _within(limits: Budget, wanted: TimeBudget, target: float) -> Budget:
     """All limits, with one on the predicted time."""
     return Budget({**limits.limits, LATENCY: target}, {**limits.stated, **wanted.stated})
-
-
-@contextmanager
-def _refereed(model: nn.Module, inputs: Inputs, times: Timekeeping) -> Iterator[Referee]:
-    with appointed(times.backend, times.options, model, inputs, times.timing) as referee:
-        yield referee
 
 
 def _told(slim: SlimModule, final: Candidate, closing: Closing, predictor: Predictor, rounds: int) -> SlimModule:

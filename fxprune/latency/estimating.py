@@ -13,15 +13,23 @@ import numpy as np
 from fxprune.analysis import Analysis
 from fxprune.axes import Axis
 from fxprune.errors import BackendError
-from fxprune.latency.basis import Floats, Ints
+from fxprune.latency.basis import Floats, Ints, columns_of
 from fxprune.latency.building import build_fragment, build_whole
 from fxprune.latency.cache import digest
 from fxprune.latency.calibrate import fit
 from fxprune.latency.fragments import OTHER, Fragment
 from fxprune.latency.gathering import Gatherer
-from fxprune.latency.levels import SHARES, Grid, coordinates, grid_of, random_widths
+from fxprune.latency.levels import SHARES, Grid, grid_of, random_widths
 from fxprune.latency.model import LatencyModel, Term, kind_sums
-from fxprune.latency.prepared import CANDIDATES_TOGETHER, FRAGMENTS_TOGETHER, REPEATS, Effort, Prepared, prepare
+from fxprune.latency.prepared import (
+    CANDIDATES_TOGETHER,
+    FRAGMENTS_TOGETHER,
+    REPEATS,
+    Effort,
+    Prepared,
+    keys_at,
+    prepare,
+)
 from fxprune.latency.stopwatch import SMALL, WHOLE, Make, Stopwatch
 from fxprune.latency.table import Table, suspicious
 from fxprune.widths import Range
@@ -61,7 +69,7 @@ def fit_model(prepared: Prepared, ranges: Mapping[str, Range], effort: Effort) -
     rows = list(islice(random_widths(analysis, ranges, effort.seed), effort.fitted + effort.held_out))
     widths = np.array([[group.size for group in analysis.groups], *rows])
     measured = _whole(analysis, prepared.name, widths, gatherer)
-    columns = {group.variable: at for at, group in enumerate(analysis.groups)}
+    columns = columns_of(analysis.groups)
     sums = kind_sums(terms, len(kinds), columns, widths)
     seen = effort.fitted + 1
     factors = fit(sums[:seen], measured[:seen])
@@ -100,10 +108,8 @@ class _Known:
     @classmethod
     def of(cls, analysis: Analysis, fragment: Fragment, signature: str, ranges: Mapping[str, Range]) -> _Known:
         """Find out."""
-        columns = {group.variable: at for at, group in enumerate(analysis.groups)}
         grid = grid_of(analysis, fragment.basis, ranges)
-        points = coordinates(fragment.basis, columns, grid.widths).T
-        return cls(fragment, signature, grid, tuple(digest([signature, point.tolist()]) for point in points))
+        return cls(fragment, signature, grid, keys_at(analysis, fragment, signature, grid.widths))
 
 
 def _kinds(fragments: Sequence[Fragment]) -> tuple[str, ...]:

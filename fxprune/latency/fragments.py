@@ -22,7 +22,7 @@ from torch.fx import Node
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes, Axis, Variable, leaves
-from fxprune.latency.basis import basis_of
+from fxprune.latency.basis import basis_of, columns_of
 from fxprune.passes.slim import axes_of
 from fxprune.rules import Role, find_rule
 
@@ -66,7 +66,7 @@ class _Part:
 
 def find_fragments(analysis: Analysis) -> tuple[Fragment, ...]:
     """All fragments whose time depends on the groups' widths, in order."""
-    groups = {group.variable: at for at, group in enumerate(analysis.groups)}
+    groups = columns_of(analysis.groups)
     parts = _partition(analysis, groups)
     made = [_fragment(analysis, part, groups) for part in parts if not all(map(_is_move, part.nodes))]
     return tuple(fragment for fragment in made if fragment.basis)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axis, Variable, leaves
-from fxprune.latency.basis import Floats, Ints, sizes_at
+from fxprune.latency.basis import Floats, Ints, columns_of, sizes_at
 from fxprune.widths import Range
 
 SHARES: Mapping[int, tuple[float, ...]] = {1: (0.0, 0.25, 0.5, 0.75, 1.0), 2: (0.0, 0.5, 1.0), 3: (0.0, 1.0)}
@@ -39,7 +39,7 @@ def grid_of(analysis: Analysis, basis: tuple[Axis, ...], ranges: Mapping[str, Ra
     """The grid over a basis; groups that are not in it keep their sizes."""
     if len(basis) not in SHARES:
         return _joint(analysis, basis, ranges)
-    groups = {group.variable: at for at, group in enumerate(analysis.groups)}
+    groups = columns_of(analysis.groups)
     axes = [_levels(analysis, axis, ranges, groups, SHARES[len(basis)]) for axis in basis]
     widths = np.array([_merged(analysis, choice) for choice in product(*(rows for _, rows in axes))])
     return Grid(tuple(levels for levels, _ in axes), widths)
@@ -88,7 +88,7 @@ def _merged(analysis: Analysis, choices: tuple[dict[int, int], ...]) -> Ints:
 
 def _joint(analysis: Analysis, basis: tuple[Axis, ...], ranges: Mapping[str, Range]) -> Grid:
     """All groups of the basis scaled together."""
-    groups = {group.variable: at for at, group in enumerate(analysis.groups)}
+    groups = columns_of(analysis.groups)
     columns = {groups[leaf]: leaf for axis in basis for leaf in leaves(axis) if leaf in groups}
     rows = [
         _merged(

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fxprune.analysis import Analysis
-from fxprune.latency.basis import Ints
+from fxprune.latency.basis import Ints, columns_of
 from fxprune.latency.building import build_fragment, build_whole
 from fxprune.latency.cache import digest, open_times
 from fxprune.latency.fragments import Fragment, find_fragments
@@ -72,10 +72,8 @@ class Prepared:
             wanted: fragments, their signatures and widths.
             again: measure what is known too; the lesser time counts.
         """
-        columns = {group.variable: at for at, group in enumerate(self.analysis.groups)}
         keys = [
-            digest([signature, coordinates(fragment.basis, columns, row[None])[:, 0].tolist()])
-            for fragment, signature, row in wanted
+            key for fragment, signature, row in wanted for key in keys_at(self.analysis, fragment, signature, row[None])
         ]
         makers: dict[str, Make] = {
             key: partial(build_fragment, self.analysis, fragment, row.tolist())
@@ -84,6 +82,12 @@ class Prepared:
         failed = self.gatherer.gather(makers, SMALL, "timing operations", FRAGMENTS_TOGETHER, again=again)
         known = self.gatherer.times.known
         return [None if key in failed else max(known[key] - self.least, 0.0) for key in keys]
+
+
+def keys_at(analysis: Analysis, fragment: Fragment, signature: str, widths: Ints) -> tuple[str, ...]:
+    """Keys of a fragment's times at widths of all groups `[candidates, groups]`."""
+    points = coordinates(fragment.basis, columns_of(analysis.groups), widths).T
+    return tuple(digest([signature, point.tolist()]) for point in points)
 
 
 def prepare(analysis: Analysis, stopwatch: Stopwatch, effort: Effort) -> Prepared:

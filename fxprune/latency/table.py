@@ -78,18 +78,19 @@ class Table:
 
     def envelope(self) -> Table:
         """The least time of all sizes that are at least as large on every axis."""
-        least = self.seconds
-        for axis in range(least.ndim):
-            least = np.flip(np.minimum.accumulate(np.flip(least, axis), axis), axis)
-        return Table(self.levels, least)
+        return Table(self.levels, _least_of_wider(self.seconds))
 
 
 def suspicious(seconds: Floats) -> list[int]:
     """Flat positions of times that are well above that of wider sizes: a real step, or a module's bad luck."""
-    least = seconds
+    return [int(at) for at in np.flatnonzero(seconds > SUSPICIOUS * _least_of_wider(seconds))]
+
+
+def _least_of_wider(seconds: Floats) -> Floats:
+    """At each point the least time of all that are at least as large on every axis."""
     for axis in range(seconds.ndim):
-        least = np.flip(np.minimum.accumulate(np.flip(least, axis), axis), axis)
-    return [int(at) for at in np.flatnonzero(seconds > SUSPICIOUS * least)]
+        seconds = np.flip(np.minimum.accumulate(np.flip(seconds, axis), axis), axis)
+    return seconds
 
 
 def _place(levels: Floats, sizes: Floats) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], Floats]:

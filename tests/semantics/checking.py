@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import Analysis, analyze_program
 from fxprune.apply.slicing import slice_tensor
-from fxprune.capture import _no_fast_path as no_fast_path
-from fxprune.capture import capture
+from fxprune.capture import capture, no_fast_path
 from fxprune.cut import Cut
 from fxprune.passes.slim import axes_of, slim_graph
 from fxprune.passes.verify import relative_error, verify
