@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.batches import reiterable
+from fxprune.capture_errors import first_line
 from fxprune.errors import InputError
 from fxprune.finished import open_store
 from fxprune.pruning import Subject, score_subject, understand
@@ -89,6 +90,9 @@ def score(
     """
     data, chosen = reiterable(data), find_scorer(scorer)
     if weights is None:
+        if device is not None:
+            msg = "device= goes with weights=; without them batches are computed where the model is: move the model"
+            raise InputError(msg)
         subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=(), strict=strict)
         context = Context(model, subject.analysis, data, loss, score, collect, seed, progress=progress)
         return _scored(chosen, subject, context, checkpoint)
@@ -112,5 +116,9 @@ def _scored(chosen: Scorer, subject: Subject, context: Context, checkpoint: str 
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            msg = f"device={str(device)!r} cannot be used: {first_line(error)}"
+            raise InputError(msg) from error
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

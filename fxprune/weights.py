@@ -164,7 +164,12 @@ def _tensors(given: Any) -> dict[str, Tensor]:
     else:
         msg = f"weights is a {type(given).__name__}; pass a folder, a module, or a mapping of names to tensors"
         raise InputError(msg)
-    return {name: value for name, value in pairs if not value.is_meta}
+    found = dict(pairs)
+    wrong = next((name for name, value in found.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        msg = f"weights[{wrong!r}] is a {type(found[wrong]).__name__}; pass tensors by their names in the state dict"
+        raise InputError(msg)
+    return {name: value for name, value in found.items() if not value.is_meta}
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

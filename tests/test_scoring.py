@@ -114,6 +114,14 @@ def test_what_is_missing_is_named(model: nn.Module) -> None:
         fxprune.score(emptied(model), "minitron", data=batches(), weights=state)
 
 
+def test_values_that_are_not_finite_are_found_in_the_weights(model: Any) -> None:
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"The model's model\.layers\.1\.mlp\.up_proj\.weight holds nan"):
+        fxprune.score(emptied(model), "minitron", data=batches(), weights=broken)
+
+
 def test_scorers_that_need_the_whole_model_say_so(model: nn.Module) -> None:
     with pytest.raises(InputError, match="'obs' needs the whole model at once"):
         fxprune.score(emptied(model), "obs", data=batches(), weights=model)
@@ -122,5 +130,12 @@ def test_scorers_that_need_the_whole_model_say_so(model: nn.Module) -> None:
     with pytest.raises(InputError, match='take depth="influence"'):
         fxprune.score(emptied(model), Minitron(depth="loss"), data=batches(), weights=model)
     wrong: Any = 3
+    with pytest.raises(InputError, match=r"device='gpu' cannot be used: Expected one of cpu, cuda"):
+        fxprune.score(emptied(model), "minitron", data=batches(), weights=model, device="gpu")
+    with pytest.raises(InputError, match="device= goes with weights="):
+        fxprune.score(model, "minitron", data=batches(), device="cpu")
+    arrays: Any = {name: value.numpy() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"weights\['model\.embed_tokens\.weight'\] is a ndarray; pass tensors"):
+        fxprune.score(model, "minitron", data=batches(), weights=arrays)
     with pytest.raises(InputError, match="weights is a int; pass a folder"):
         fxprune.score(emptied(model), "minitron", data=batches(), weights=wrong)

@@ -153,7 +153,8 @@ def spread(how: str) -> Callable[[Path], dict[str, Any]]:
             for module in stage(weights, 1 - world()[0]):
                 module.to("meta")
         found = fxprune.score(
-            shell if weights is not None else shell.to(DEVICE), "minitron", data=data, weights=weights, device=DEVICE,
+            shell if weights is not None else shell.to(DEVICE), "minitron", data=data, weights=weights,
+            device=None if weights is None else DEVICE,
             checkpoint=folder / f"{how}-{world()[1]}.ckpt",
         )  # fmt: skip
         return {"importance": {name: each.tolist() for name, each in found.importance.items()}, "blocks": found.blocks}
