@@ -79,6 +79,7 @@ def kind_of(value: Any) -> str:
     """What a value holds that is not finite: "nan", "infinity", or nothing.
 
     Example:
+        >>> import torch
         >>> kind_of(torch.tensor([1.0, float("inf")])), kind_of(torch.zeros(2))
         ('infinity', '')
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    import tests.conftest  # torchvision's operators, where its compiled extension does not load  # noqa: F401
-
+    # By its file, since importing the package that it lies in would import fxprune.
+    operators = spec_from_file_location("vision_operators", ROOT / "fxprune/cli/vision_operators.py")
+    assert operators is not None
+    assert operators.loader is not None
+    module = module_from_spec(operators)
+    operators.loader.exec_module(module)
+    module.declare_vision_operators()
     _main(Path(sys.argv[1]))

@@ -174,6 +174,15 @@ def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
         build_engine(package, source, artifact.inputs, (), options)
 
 
+@pytest.fixture
+def _heeded_interrupts() -> Iterator[None]:
+    """Ctrl-C as in a program in the foreground; one in the background of a shell ignores it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("_heeded_interrupts")
 def test_an_interrupt_cancels_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.engine"
     path.write_bytes(b"former")
