@@ -33,7 +33,7 @@ from benchmarks.coverage_child import machine
 from benchmarks.llm_plan import FULL, QUICK, Case, Scale, cases
 from benchmarks.llm_prune import Problem, prune
 from benchmarks.llm_table import report
-from benchmarks.llm_text import Text, read, windows
+from benchmarks.llm_text import Text, kept, read, windows
 from benchmarks.llm_train import build, fit, followed, perplexity
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         time.monotonic() + options.seconds,
     )
     if not options.table:
-        text = read(scale.bytes, scale.shape.vocab_size)
+        text = kept(options.out / "llm-checkpoint" / "text.npz", lambda: read(scale.bytes, scale.shape.vocab_size))
         held = windows(text.held, scale.training.length, scale.tested, seed=1)
         model = trained(scale, text, held, options, lines)
         for case in cases():

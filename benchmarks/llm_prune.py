@@ -97,6 +97,7 @@ def compiled(
         scorer=scorer,
         data=problem.data if reconstruct or scorer == "minitron" else None,
         search="uniform",
+        align=8,
         reconstruct=reconstruct,
         **dropped,
     )

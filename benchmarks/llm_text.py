@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,11 @@ class Text:
     Attributes:
         train: token numbers `[tokens]`, uint16.
         held: those of held-out files.
-        tokenizer: text to tokens.
         bytes_per_token: of the held-out text, to turn losses into bits per byte.
     """
 
     train: np.ndarray[Any, np.dtype[np.uint16]]
     held: np.ndarray[Any, np.dtype[np.uint16]]
-    tokenizer: Any
     bytes_per_token: float
 
 
@@ -82,7 +80,19 @@ def read(limit: int, vocabulary: int, packages: Iterable[str] = PACKAGES) -> Tex
     tokenizer = train_tokenizer(train, vocabulary)
     streams = [encode(tokenizer, part) for part in (train, held)]
     size = sum(len(each.encode()) for each in held)
-    return Text(streams[0], streams[1], tokenizer, size / max(len(streams[1]), 1))
+    return Text(streams[0], streams[1], size / max(len(streams[1]), 1))
+
+
+def kept(file: Path, make: Callable[[], Text]) -> Text:
+    """The text in a file, made and written there if there is none."""
+    if not file.exists():
+        made = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_suffix(".new").open("wb") as out:
+            np.savez(out, train=made.train, held=made.held, bytes_per_token=made.bytes_per_token)
+        file.with_suffix(".new").replace(file)
+    with np.load(file) as found:
+        return Text(found["train"], found["held"], float(found["bytes_per_token"]))
 
 
 def sources(packages: Iterable[str]) -> Iterator[tuple[bytes, str]]:

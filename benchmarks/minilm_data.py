@@ -33,7 +33,7 @@ def load(**options: Any) -> tuple[nn.Module, Any]:
     return model, AutoTokenizer.from_pretrained(get_model_path())
 
 
-def batches_of(texts: Sequence[str], tokenizer: Any, size: int = 64) -> Data:
+def batches_of(texts: Sequence[str], tokenizer: Any, size: int = 64, device: str = "cpu") -> Data:
     """Batches of sentences of one length, in an order that has nothing to do with it."""
     by_length: dict[int, list[list[int]]] = {}
     for text in texts:
@@ -42,7 +42,7 @@ def batches_of(texts: Sequence[str], tokenizer: Any, size: int = 64) -> Data:
     made: Data = []
     for _, found in sorted(by_length.items()):
         for start in range(0, len(found), size):
-            ids = torch.tensor(found[start : start + size])
+            ids = torch.tensor(found[start : start + size], device=device)
             mask = torch.ones_like(ids)
             made.append({"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask})
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(0)).tolist()
@@ -91,7 +91,7 @@ def sketch(count: int, width: int) -> Tensor:
 def sketch_loss(output: Any, batch: Any) -> Tensor:
     """Embeddings in random directions: its squared gradients say how far the embedding moves, with no label needed."""
     found = pooled(output)
-    return (found * sketch(len(found), found.shape[1])).sum() / len(found)
+    return (found * sketch(len(found), found.shape[1]).to(found.device)).sum() / len(found)
 
 
 def distil(slim: nn.Module, data: Data, targets: Sequence[Tensor], epochs: int = EPOCHS) -> None:

@@ -2,7 +2,8 @@
 
 A scorer is given what it needs and no more: the calibration images for `obs`, and for whatever reconstructs; their labels,
 through `loss`, for gradients; accuracy on held-out training images for `fastnas`. Scores do not depend on the budget, so
-those of the first variant serve the others (`scores=`). Widths keep fxprune's own alignment.
+those of the first variant serve the others (`scores=`). Any width may be chosen (`align=1`), as the peers may choose any: this
+comparison is about accuracy at equal FLOPs, not about speed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def prune_fxprune(problem: Problem, chosen: Method, wanted: tuple[Variant, ...])
             {"flops": variant.budget},
             example_inputs=(problem.example,),
             seed=problem.seed,
+            align=1,
             **arguments,
         )
         scores = slim.scores

@@ -34,6 +34,8 @@ ROUNDS = 96
 CANDIDATES = 4
 """How many times as many indices as are removed in a round are looked at with exact updates."""
 
+SMALL = 1024
+"""Rows of a matrix that counts as small: removing one of its indices costs less than waiting for a GPU."""
 
 DEAD = 1e-10
 """Energy, relative to the mean, that an input counts as having at least."""
@@ -122,7 +124,7 @@ def eliminate(problems: Sequence[Problem], size: int, rows: int = 1, rounds: int
         rows: number of rows, which lose equally many in every round.
         rounds: about how many rounds; more are more exact.
     """
-    quota = max(1, -(-size // rounds))
+    problems, quota = _settled(problems), max(1, -(-size // rounds))
     order: list[list[int]] = [[] for _ in range(rows)]
     alive = torch.ones(rows * size, dtype=torch.bool, device=problems[0].weight.device)
     widths, errors, left, error = [size], [0.0], size, 0.0
@@ -141,6 +143,13 @@ def eliminate(problems: Sequence[Problem], size: int, rows: int = 1, rounds: int
     for label in alive.nonzero()[:, 0].tolist():
         order[label // size].append(label % size)
     return Elimination(torch.tensor(order), tuple(widths), tuple(errors))
+
+
+def _settled(problems: Sequence[Problem]) -> Sequence[Problem]:
+    """On the CPU where all matrices are small: there a removal ends before a GPU would have begun with it."""
+    if max(len(problem.inverse) for problem in problems) > SMALL:
+        return problems
+    return [Problem(each.inverse.cpu(), each.weight.cpu(), each.labels.cpu()) for each in problems]
 
 
 def _pick(problems: Sequence[Problem], alive: Tensor, size: int, rows: int, count: int) -> tuple[list[int], float]:
