@@ -30,7 +30,7 @@ from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, remember
 from fxprune.targets import limits_of, method_of, on_target, split_budget
-from fxprune.widths import Align, Floor, width_ranges
+from fxprune.widths import Align, Floor, alignment_note, width_ranges
 
 
 def compile(
@@ -78,8 +78,9 @@ def compile(
         scores: of an earlier run on this model (`slim.scores`, or a file that it was saved to), to be used instead of
             scoring again.
         ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
-        align: the multiple that widths are kept to, for all groups or by name or pattern; None for 8, and less for layers
-            too narrow for that.
+        align: the multiple that widths are kept to, for all groups or by name or pattern; None for 8, or for 64 where the
+            model is on a GPU, whose matrix products are tiled by it (32 for dimensions of heads), and less for layers too
+            narrow for that. Numbers of heads are free.
         floor: smallest share (float) or number (int) of indices that a group keeps, for all groups or by name or
             pattern; None for 5 %.
         drop: blocks to drop whole, by name or `fnmatch` pattern (`analyze(model).blocks` lists them), or how many, the
@@ -146,7 +147,8 @@ def compile(
             else on_target(subject, own, limits, context, target)
         )
     ranges = width_ranges(subject.analysis, align, floor)
-    making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect))
+    told = () if target else alignment_note(subject.analysis, align)
+    making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect), told)
     if times is not None and times.budget is not None:
         predictor, making = predicting(model, subject, making, times, align, floor)
         return remember(build_to_time(model, subject, own, limits, making, times, predictor, started), scores)

@@ -39,7 +39,7 @@ from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, attach_report
 from fxprune.sweep import with_defaults
-from fxprune.widths import Range, width_ranges
+from fxprune.widths import Range, alignment_note, width_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -219,7 +219,8 @@ def _result(
     for path, module in slim.named_modules():
         module.training = modes.get(path, module.training)
     _compare(last, slim)
-    notes = (note, "importance kept is by the first stage's scores", *slim.report.notes)
+    alignment = alignment_note(original.analysis, given["align"])
+    notes = (note, "importance kept is by the first stage's scores", *alignment, *slim.report.notes)
     attach_report(slim, replace(slim.report, notes=notes))
     return slim
 

@@ -81,6 +81,7 @@ class Making:
         seed: for choices at random.
         verify: whether the result is compared with the original, its cut parts silenced.
         repairing: what weights are repaired by; None to leave them as cut.
+        notes: what the report says of the ranges.
     """
 
     ranges: Mapping[str, Range]
@@ -88,6 +89,7 @@ class Making:
     seed: int
     verify: bool
     repairing: Repairing | None
+    notes: tuple[str, ...] = ()
 
     def method(self, scores: Scores) -> str:
         """Name of the search method for these scores."""
@@ -181,7 +183,8 @@ def rewrite(
     plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
     slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
-    notes = tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
+    notes = making.notes
+    notes += tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
     notes += () if subject.sayable is None else tuple(f"config: {line}" for line in str(subject.sayable).splitlines())
     if making.repairing is not None:
         notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)

@@ -37,7 +37,7 @@ from fxprune.pruning import (
 from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.slim_module import remember
-from fxprune.widths import width_ranges
+from fxprune.widths import alignment_note, width_ranges
 
 
 def sweep(
@@ -90,7 +90,8 @@ def sweep(
         scores = score_subject(chosen, scores, subject, context)
         subject, own = without_least(subject, scores, counted(given["drop"]), context, strict=given["strict"])
         ranges = width_ranges(subject.analysis, given["align"], given["floor"])
-        making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
+        told = alignment_note(subject.analysis, given["align"])
+        making = Making(ranges, given["search"], given["seed"], given["verify"], wanted, told)
         pairs = list(zip(budgets, limits, strict=True))
         tracked = context.track(pairs, "building", len(pairs))
         points = [_point(budget, limit, subject, own, making, scores) for budget, limit in tracked]

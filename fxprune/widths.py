@@ -1,4 +1,12 @@
-"""Which widths a group may be cut to (alignment and floors), and which indices are kept at a width."""
+"""Which widths a group may be cut to (alignment and floors), and which indices are kept at a width.
+
+Without `align=`, widths are kept to what the hardware computes whole. On a CPU that is a vector of 8 numbers. On a GPU it is a
+tile of a matrix product: cuBLAS and cuDNN give each block of threads 64, 128 or 256 outputs and go through the sum 32 or 64 at
+a time, so that a width between two multiples of 64 takes about as long as the upper one, and one that is no multiple of 8 numbers
+of 16 bits (16 bytes) is read piecemeal or padded. Fused attention is compiled for head dimensions in steps of 32. A narrow group
+gets the largest power of two that leaves it some widths to choose from. Numbers of heads and of convolution groups are factors
+of a width, not a width: they are free on either. Measured times say more than a rule: `fxprune.latency.steps`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +17,7 @@ from math import ceil, gcd
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axis, Product, Variable, leaves
@@ -23,7 +32,17 @@ Floor: TypeAlias = float | int | Mapping[str, float | int]
 Align: TypeAlias = int | Mapping[str, int]
 
 DEFAULT_ALIGN = 8
+GPU_ALIGN = 64
+"""What a matrix product on a GPU is tiled by."""
+GPU_CHOICES = 4
+"""Widths that a narrow group is left at least on a GPU: 64 channels go in steps of 16."""
+ATTENTION_ALIGN = 32
+"""What kernels of fused attention are compiled for on a GPU."""
 DEFAULT_FLOOR = 0.05
+
+_COUNTS = frozenset({"heads", "query heads per group", "key/value groups", "groups"})
+"""Kinds of indices that stand for several features each."""
+_ATTENTION = frozenset({"query/key dimensions", "value dimensions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +58,24 @@ class Range:
         return allowed
 
 
-def width_ranges(analysis: Analysis, align: Align | None, floor: Floor | None) -> dict[str, Range]:
+def width_ranges(
+    analysis: Analysis, align: Align | None, floor: Floor | None, device: torch.device | None = None
+) -> dict[str, Range]:
     """For each group its step and its floor.
 
     Args:
         analysis: the groups and their axes.
         align: the multiple that every axis made of groups is kept to, for all groups or by name or pattern; None (and
-            groups that no pattern names) for 8, less for groups too narrow for that.
+            groups that no pattern names) for `default_align`.
         floor: smallest number (int) or share (float) of indices to keep, for all groups or by name or pattern; None
             for 5 %.
+        device: where the model is to run, which the default alignment follows; None for where its weights are.
 
     Raises:
         InputError: `align` or `floor` is out of range, or a pattern matches no group.
     """
-    steps = _steps(analysis, _wanted(analysis.groups, align))
+    on_gpu = _on_gpu(analysis, device)
+    steps = _steps(analysis, _wanted(analysis.groups, align, on_gpu=on_gpu))
     floors = _floors(analysis.groups, DEFAULT_FLOOR if floor is None else floor)
     return {
         group.name: Range(steps[group.variable], max(floors[group.name], min(steps[group.variable], group.size)))
@@ -60,7 +83,24 @@ def width_ranges(analysis: Analysis, align: Align | None, floor: Floor | None) -
     }
 
 
-def _wanted(groups: tuple[Group, ...], align: Align | None) -> dict[str, int]:
+def _on_gpu(analysis: Analysis, device: torch.device | None) -> bool:
+    """Whether the model runs on CUDA: there, or where any of its weights is."""
+    devices = (tensor.device for tensor in analysis.program.tensors.values()) if device is None else (device,)
+    return any(each.type == "cuda" for each in devices)
+
+
+def alignment_note(analysis: Analysis, align: Align | None, device: torch.device | None = None) -> tuple[str, ...]:
+    """What the report says of the alignment: something where the default is another one than on a CPU."""
+    if isinstance(align, int) or not _on_gpu(analysis, device):
+        return ()
+    return (
+        f"the model is on a GPU, so widths are kept to multiples of {GPU_ALIGN}, which matrix products are tiled by "
+        f"({ATTENTION_ALIGN} for dimensions of heads; less for groups of fewer than {GPU_ALIGN * GPU_CHOICES} indices); align= "
+        "says otherwise",
+    )
+
+
+def _wanted(groups: tuple[Group, ...], align: Align | None, *, on_gpu: bool) -> dict[str, int]:
     """The multiple that each group's axes are to be kept to."""
     given = align.values() if isinstance(align, Mapping) else () if align is None else (align,)
     for each in given:
@@ -68,13 +108,13 @@ def _wanted(groups: tuple[Group, ...], align: Align | None) -> dict[str, int]:
             msg = f"align={each!r} is no positive whole number; pass, for example, align=8"
             raise InputError(msg)
     if not isinstance(align, Mapping):
-        return {group.name: relaxed_align(group.size) if align is None else align for group in groups}
+        return {group.name: default_align(group, on_gpu=on_gpu) if align is None else align for group in groups}
     _check_patterns("align", align, groups)
     named = {
         group.name: [each for pattern, each in align.items() if fnmatch.fnmatchcase(group.name, pattern)]
         for group in groups
     }
-    return {group.name: max(named[group.name], default=relaxed_align(group.size)) for group in groups}
+    return {group.name: max(named[group.name], default=default_align(group, on_gpu=on_gpu)) for group in groups}
 
 
 def _check_patterns(argument: str, patterns: Mapping[str, float], groups: tuple[Group, ...]) -> None:
@@ -103,12 +143,23 @@ def _steps(analysis: Analysis, wanted_by_name: Mapping[str, int]) -> dict[Variab
     return steps
 
 
-def relaxed_align(size: int) -> int:
-    """8, or for groups of less than 64 indices the power of two that leaves them at least 8 widths to choose from."""
-    step = DEFAULT_ALIGN
-    while step > 1 and size < 8 * step:
-        step //= 2
-    return step
+def default_align(group: Group, *, on_gpu: bool) -> int:
+    """The multiple that a group is kept to where the user says none.
+
+    8, or 64 on a GPU (32 for dimensions of heads), and less for groups too narrow for that; on a GPU 8 for all that have two
+    multiples of it.
+    """
+    if not on_gpu or group.kind in _COUNTS or group.size < 2 * DEFAULT_ALIGN:
+        return relaxed_align(group.size)
+    tile, choices = (ATTENTION_ALIGN, 2) if group.kind in _ATTENTION else (GPU_ALIGN, GPU_CHOICES)
+    return max(relaxed_align(group.size, tile, choices), DEFAULT_ALIGN)
+
+
+def relaxed_align(size: int, align: int = DEFAULT_ALIGN, choices: int = 8) -> int:
+    """`align`, or for groups too narrow for so many multiples of it the power of two that leaves them as many."""
+    while align > 1 and size < choices * align:
+        align //= 2
+    return align
 
 
 def _divisor(axis: Axis, variable: Variable, steps: Mapping[Variable, int]) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fxprune
 from fxprune.errors import InputError
-from fxprune.widths import keep_most_important, width_ranges
+from fxprune.widths import alignment_note, keep_most_important, width_ranges
 
 
 def residual() -> nn.Module:
@@ -117,6 +120,77 @@ def test_the_default_alignment_is_less_for_narrow_groups() -> None:
     analysis = fxprune.analyze(residual(), torch.randn(2, 3, 8, 8))
     steps = {group.size: width_ranges(analysis, None, None)[group.name].step for group in analysis.groups}
     assert steps == {48: 4, 20: 2, 96: 8, 100: 8, 7: 1}
+
+
+GPU = torch.device("cuda")
+
+
+def chain(*widths: int) -> nn.Module:
+    """Linear layers, the hidden ones of these widths."""
+    sizes = [4, *widths, 3]
+    return nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))
+
+
+def test_the_default_alignment_on_a_gpu_is_a_tile_of_its_matrix_products() -> None:
+    wide = {7: 1, 15: 1, 16: 8, 24: 8, 48: 8, 64: 16, 96: 16, 128: 32, 255: 32, 256: 64, 320: 64, 2048: 64}
+    analysis = fxprune.analyze(chain(*wide), torch.randn(2, 4))
+    on_gpu, on_cpu = (width_ranges(analysis, None, None, torch.device(each)) for each in ("cuda", "cpu"))
+    assert {group.size: on_gpu[group.name].step for group in analysis.groups} == wide
+    assert on_cpu == width_ranges(analysis, None, None) != on_gpu
+    for group in analysis.groups:
+        multiples = np.arange(on_gpu[group.name].step, group.size, on_gpu[group.name].step)
+        assert on_gpu[group.name].allows(group.size, multiples[multiples >= on_gpu[group.name].floor]).all()
+
+
+def test_on_a_gpu_dimensions_of_heads_follow_fused_attention_and_heads_stay_free() -> None:
+    layer = nn.TransformerEncoderLayer(512, 8, 1024, batch_first=True)
+    analysis = fxprune.analyze(nn.Sequential(layer, nn.Linear(512, 5)), torch.randn(2, 5, 512))
+    ranges = width_ranges(analysis, None, None, GPU)
+    kinds = {group.kind: ranges[group.name].step for group in analysis.groups}
+    assert kinds["heads"] == 1
+    assert kinds["query/key dimensions"] == 32
+    assert kinds["features"] == 64
+
+
+def test_on_a_gpu_convolution_groups_are_as_free_as_on_a_cpu() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    analysis = fxprune.analyze(grouped(), x)
+    steps = [width_ranges(analysis, None, None, torch.device(each)) for each in ("cpu", "cuda")]
+    counts = [group.name for group in analysis.groups if group.kind == "groups"]
+    assert counts
+    assert all(steps[0][name].step == steps[1][name].step for name in counts)
+
+
+def test_an_explicit_alignment_wins_on_a_gpu() -> None:
+    analysis = fxprune.analyze(chain(512, 320), torch.randn(2, 4))
+    assert {each.step for each in width_ranges(analysis, 8, None, GPU).values()} == {8}
+    named = width_ranges(analysis, {"0": 16}, None, GPU)
+    assert [named[name].step for name in ("0", "1")] == [16, 64]
+    assert alignment_note(analysis, 8, GPU) == ()
+    assert alignment_note(analysis, None, torch.device("cpu")) == ()
+    (note,) = alignment_note(analysis, None, GPU)
+    assert "multiples of 64" in note
+    assert alignment_note(analysis, {"0": 16}, GPU) == (note,)
+
+
+def test_the_default_alignment_follows_where_the_weights_are() -> None:
+    analysis = fxprune.analyze(chain(512), torch.randn(2, 4))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        moved = {name: torch.empty(each.shape, device="cuda") for name, each in analysis.program.tensors.items()}
+    there = replace(analysis, program=replace(analysis.program, tensors=moved))
+    assert width_ranges(there, None, None) == width_ranges(analysis, None, None, GPU)
+    assert alignment_note(there, None)
+    assert width_ranges(there, None, None, torch.device("cpu")) == width_ranges(analysis, None, None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_model_on_a_gpu_gets_widths_of_a_gpu_and_is_told() -> None:
+    model = chain(512, 320)
+    slim = fxprune.compile(model.cuda(), "50%", example_inputs=torch.randn(2, 4, device="cuda"))
+    assert all(kept % 64 == 0 for kept, _ in slim.plan.widths.values())
+    assert any("multiples of 64" in note for note in slim.report.notes)
+    plain = fxprune.compile(model.cpu(), "50%", example_inputs=torch.randn(2, 4))
+    assert not any("multiples of 64" in note for note in plain.report.notes)
 
 
 def test_a_group_narrower_than_the_alignment_is_left_whole() -> None:

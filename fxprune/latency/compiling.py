@@ -149,7 +149,7 @@ def keep_to_steps(
     prepared = prepare(_fixed(model, subject), Stopwatch(times.backend, times.options), times.effort)
     learnt, align = _learnt(prepared)
     ranges = width_ranges(subject.analysis, align, floor)
-    return replace(making, ranges=ranges), _multiples(learnt, f"{times.backend.name} on {prepared.device}")
+    return replace(making, ranges=ranges, notes=()), _multiples(learnt, f"{times.backend.name} on {prepared.device}")
 
 
 def with_note(slim: SlimModule, note: str) -> SlimModule:
@@ -173,6 +173,7 @@ def predicting(
     learnt: Mapping[str, int] = {}
     if align is None:
         learnt, align = _learnt(prepared)
+        making = replace(making, notes=())
     found = fit_model(prepared, width_ranges(fixed, align, floor), times.effort)
     return Predictor(found, learnt), replace(making, ranges=width_ranges(subject.analysis, align, floor))
 

@@ -43,7 +43,7 @@ def latency_model(
         backend: where it runs, by name; None for PyTorch itself.
         backend_options: of the backend.
         ignore: names of modules or parameters, or `fnmatch` patterns, whose tensors keep their shape.
-        align: the multiple that widths are kept to, as for `compile`; None for 8, and less for narrow groups.
+        align: the multiple that widths are kept to, as for `compile`.
         floor: smallest widths, as for `compile`.
         fitted: whole candidates that the sum of the tables is fitted to.
         held_out: further whole candidates, which tell how far off predictions are (`.error`, `.held_out`).
