@@ -4,11 +4,12 @@
 
 A Llama-style model with grouped-query attention (30 M parameters) is trained from nothing on the Python source of
 installed packages (`llm_text.py`). It is pruned to 80 % and 60 % of its parameters without embeddings, and what is left is
-distilled from it for 5 % of the tokens that it was trained with. Perplexity is that of held-out files. Methods
-(`llm_prune.py`): fxprune's scorers as cut and with reconstruction, Torch-Pruning where it ends, and a small model of the
-same shape trained from nothing for as many tokens as the distillation sees. The trained model is kept in OUT/llm-checkpoint,
-results are appended to OUT/llm.jsonl as they come, and a rerun does what is missing. `--seconds` ends the run
-after that time, `--table` only writes OUT/llm.md. `--quick` is a smoke run with sizes that mean nothing.
+distilled from it for 5 % of the tokens that it was trained with (25 % where a row says "longer"). Perplexity is that of
+held-out files. Methods (`llm_prune.py`): fxprune's scorers as cut and with reconstruction, Torch-Pruning where it ends, and a
+small model of the same shape trained from nothing for as many tokens as the distillation sees. The trained model and the text
+are kept in OUT/llm-checkpoint, results are appended to OUT/llm.jsonl as they come, and a rerun does what is missing.
+`--seconds` ends the run after that time, `--table` only writes OUT/llm.md. `--quick` is a smoke run with sizes that mean
+nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.coverage_child import machine
-from benchmarks.llm_plan import FULL, QUICK, Case, Scale, cases
+from benchmarks.llm_plan import FULL, LONGER, QUICK, Case, Scale, cases
 from benchmarks.llm_prune import Problem, prune
 from benchmarks.llm_table import report
 from benchmarks.llm_text import Text, kept, read, windows
@@ -106,7 +107,8 @@ def measure(case: Case, model: nn.Module, text: Text, held: Tensor, scale: Scale
         "machine": place(device),
     }
     found |= {"parameters": count(slim), "perplexity": perplexity(slim, held, device)}
-    fit(slim, text, scale.tuning, device, None if case.method == "from nothing" else followed(model))
+    recipe = scale.longer if case.method.endswith(LONGER) else scale.tuning
+    fit(slim, text, recipe, device, None if case.method == "from nothing" else followed(model))
     return found | {"tuned": perplexity(slim, held, device)}
 
 

@@ -8,8 +8,10 @@ from benchmarks.llm_train import Recipe, Shape
 
 SHARES = (0.8, 0.6)
 MODES = ("width", "depth", "both")
+LONGER = ", distilled longer"
 METHODS = {
     "minitron + reconstruct": MODES,
+    f"minitron + reconstruct{LONGER}": MODES,
     "minitron": MODES,
     "magnitude": ("width",),
     "magnitude + reconstruct": ("width",),
@@ -30,6 +32,7 @@ class Scale:
         bytes: of text.
         training: of the original.
         tuning: distillation, and training from nothing.
+        longer: distillation of the methods that say so.
         calibration: sequences that methods may look at.
         tested: held-out sequences for perplexity.
     """
@@ -38,6 +41,7 @@ class Scale:
     bytes: int
     training: Recipe
     tuning: Recipe
+    longer: Recipe
     calibration: int
     tested: int
 
@@ -47,6 +51,7 @@ FULL = Scale(
     150_000_000,
     Recipe(3000, 64, 512, 1e-3),
     Recipe(300, 32, 512, 5e-4, seed=1),
+    Recipe(1500, 32, 512, 5e-4, seed=1),
     calibration=256,
     tested=256,
 )
@@ -55,6 +60,7 @@ QUICK = Scale(
     2_000_000,
     Recipe(60, 8, 64, 3e-3),
     Recipe(10, 8, 64, 1e-3, seed=1),
+    Recipe(20, 8, 64, 1e-3, seed=1),
     calibration=16,
     tested=16,
 )

@@ -1,7 +1,7 @@
 """How the language-model benchmark prunes: what each method is asked.
 
 The budget is one of parameters without embeddings, while fxprune's `params` counts all: where the hidden width is cut, the
-embeddings shrink too. So the number that is asked for is bisected until what is counted comes just under the budget. For
+embeddings shrink too. So numbers are asked for until what is counted comes just under the budget. For
 depth, as many layers go as the budget takes; for both, half of them, and widths do the rest.
 """
 
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.llm_plan import Case, Scale
+from benchmarks.llm_plan import LONGER, Case, Scale
 from benchmarks.llm_torch_pruning import body
 from benchmarks.llm_train import build
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIES = 6
+CLOSE = 0.985
+"""Share of the budget from which on a model is large enough: widths have steps."""
 BATCH = 16
 LIMIT = 120.0
 """Seconds that Torch-Pruning may take."""
@@ -62,17 +64,19 @@ def prune(case: Case, problem: Problem) -> nn.Module:
         return torch_pruning(case, problem)
     if case.method == "from nothing":
         return from_nothing(case, problem)
-    scorer, _, repaired = case.method.partition(" + ")
+    scorer, _, repaired = case.method.removesuffix(LONGER).partition(" + ")
     return ours(case, problem, scorer, reconstruct=bool(repaired))
 
 
 def ours(case: Case, problem: Problem, scorer: str, *, reconstruct: bool) -> nn.Module:
     """Fxprune, with the share met by depth, width or both."""
-    layers, budget = problem.scale.shape.num_hidden_layers, case.share * body(problem.model)
+    layers = problem.scale.shape.num_hidden_layers
     whole = {"depth": 1.0, "both": 0.5, "width": 0.0}[case.mode] * (1 - case.share) * layers
     dropped = dropping(case, problem, scorer, math.ceil(whole - 1e-9))
     make = partial(compiled, problem, scorer, dropped)
-    return make("100%", reconstruct) if case.mode == "depth" else bisect(problem.model, budget, make, reconstruct)
+    if case.mode == "depth":
+        return make("100%", None, reconstruct=reconstruct)
+    return largest(problem, case.share, make, reconstruct)
 
 
 def dropping(case: Case, problem: Problem, scorer: str, number: int) -> dict[str, Any]:
@@ -87,15 +91,22 @@ def dropping(case: Case, problem: Problem, scorer: str, number: int) -> dict[str
 
 
 def compiled(
-    problem: Problem, scorer: str, dropped: dict[str, Any], params: float | str, reconstruct: bool
+    problem: Problem,
+    scorer: str,
+    dropped: dict[str, Any],
+    params: float | str,
+    scores: fxprune.Scores | None,
+    *,
+    reconstruct: bool,
 ) -> fxprune.SlimModule:
-    """One call."""
+    """One call; scores of an earlier one are used again."""
     return fxprune.compile(
         problem.model,
         {"params": params},
         example_inputs={"input_ids": problem.calibration[:2].to(problem.device)},
-        scorer=scorer,
-        data=problem.data if reconstruct or scorer == "minitron" else None,
+        scorer=scorer if scores is None else "auto",
+        scores=scores,
+        data=problem.data if reconstruct or (scorer == "minitron" and scores is None) else None,
         search="uniform",
         align=8,
         reconstruct=reconstruct,
@@ -103,17 +114,27 @@ def compiled(
     )
 
 
-def bisect(model: nn.Module, budget: float, make: Callable[[float, bool], nn.Module], reconstruct: bool) -> nn.Module:
-    """The largest model within the budget that bisection of the number asked for meets."""
-    embeddings = sum(each.numel() for each in model.parameters()) - body(model)
-    low, high = 0.6 * budget, budget + embeddings
-    best = low
-    for _ in range(TRIES):
-        middle = (low + high) / 2
-        fits = body(make(middle, False)) <= budget
-        low, high = (middle, high) if fits else (low, middle)
-        best = max(best, middle) if fits else best
-    return make(best, reconstruct)
+def largest(problem: Problem, share: float, make: Callable[..., fxprune.SlimModule], reconstruct: bool) -> nn.Module:
+    """The largest model within the budget that was met; each number asked for is the last, scaled by how far off it was.
+
+    Raises:
+        ValueError: none came within it.
+    """
+    budget, asked = share * body(problem.model), share * sum(each.numel() for each in problem.model.parameters())
+    scores: fxprune.Scores | None = None
+    best, most = None, 0
+    for attempt in range(TRIES):
+        slim = make(asked, scores, reconstruct=False)
+        scores, size = slim.scores, body(slim)
+        if most < size <= budget:
+            best, most = asked, size
+        if CLOSE * budget <= most:
+            break
+        asked *= (1 - 0.002 * (1 + attempt)) * budget / size
+    if best is None:
+        msg = f"nothing came under {budget:,.0f} parameters without embeddings"
+        raise ValueError(msg)
+    return make(best, scores, reconstruct=reconstruct)
 
 
 def torch_pruning(case: Case, problem: Problem) -> nn.Module:

@@ -32,7 +32,8 @@ def head(found: Found, scale: Scale) -> str:
         f"Measured by `python benchmarks/llm.py` on {original['machine']}, torch {original['versions']['torch']}. The original "
         f"has {size['all']:,} parameters ({size['embeddings']:,} in embeddings), saw {scale.training.tokens:,} tokens of "
         f"{original['tokens']:,}, and predicts held-out files with perplexity {original['perplexity']:.3f} ({bits:.3f} bits per "
-        f"byte). Distillation and training from nothing see {scale.tuning.tokens:,} tokens. *Recovered* is the share of the gap "
+        f"byte). Distillation and training from nothing see {scale.tuning.tokens:,} tokens, {scale.longer.tokens:,} where a row "
+        "says longer. *Recovered* is the share of the gap "
         "in log-perplexity between right after pruning and the original that distillation closes; *left* is what of the "
         "original's log-perplexity is lost after it."
     )

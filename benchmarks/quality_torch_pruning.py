@@ -1,8 +1,8 @@
 """Torch-Pruning in the quality benchmark: global pruning with group magnitude, Taylor or Hessian importance.
 
 As in its README: the classifier is ignored, all groups are ranked together (`global_pruning`), and with several steps the ratio
-grows linearly, importances being estimated anew before every step. Its budget is a share of channels, so the ratio is
-bisected until the FLOPs come just under the budget, each try on a fresh copy. What is chosen in its favour:
+grows linearly, importances being estimated anew before every step. Its budget is a share of channels, so ratios are tried
+until the FLOPs come just under the budget, each on a fresh copy. What is chosen in its favour:
 
 - `round_to` is left out: the finest choice of widths is the most accurate at equal FLOPs;
 - `max_pruning_ratio` 0.95, so that a global ranking does not wear a layer down to one channel (fxprune keeps 5 % too);
@@ -26,32 +26,32 @@ from torch.nn import functional
 
 from benchmarks.quality_plan import Method, Variant
 from benchmarks.quality_problem import Problem, Pruned, loss
-from benchmarks.torch_pruning_budget import fresh_groupings
+from benchmarks.torch_pruning_budget import fresh_groupings, next_ratio
 
 CLOSE = 0.005
-"""Bisection ends this far below the budget."""
+"""The search ends this far below the budget."""
 
-HESSIAN_BATCH = 64
+HESSIAN_BATCH = 256
 
 
 def prune_torch_pruning(problem: Problem, chosen: Method, wanted: tuple[Variant, ...]) -> Iterator[Pruned]:
-    """Bisect the ratio for every budget."""
+    """Search the ratio for every budget."""
     first = gradients(problem.model, problem, chosen.criterion)
     for variant in wanted:
         started = time.perf_counter()
-        model, ratio = _bisect(problem, chosen, variant.budget, first)
+        model, ratio = _searched(problem, chosen, variant.budget, first)
         yield Pruned(variant, model, time.perf_counter() - started, {"ratio": ratio})
 
 
-def _bisect(problem: Problem, chosen: Method, budget: float, first: dict[str, Tensor]) -> tuple[nn.Module, float]:
+def _searched(problem: Problem, chosen: Method, budget: float, first: dict[str, Tensor]) -> tuple[nn.Module, float]:
     """The largest model under the budget that was met on the way, and its ratio."""
-    low, high = 0.0, 1.0
+    low, high = (0.0, 1.0), (1.0, 0.0)
     best: tuple[float, nn.Module, float] | None = None
     for _ in range(problem.tries):
-        ratio = (low + high) / 2
+        ratio = next_ratio(low, high, budget - CLOSE / 2)
         model = _attempt(problem, chosen, ratio, first)
         share = problem.flops_share(model)
-        low, high = (low, ratio) if share <= budget else (ratio, high)
+        low, high = (low, (ratio, share)) if share <= budget else ((ratio, share), high)
         if share <= budget and (best is None or share > best[0]):
             best = (share, model, ratio)
         if budget - CLOSE <= share <= budget:

@@ -1,7 +1,8 @@
-"""Torch-Pruning to a budget of parameters, which it has not: the ratio is bisected; and what each pruner has to be given anew."""
+"""Torch-Pruning to a budget, which it has not: the ratio is searched for; and what each pruner has to be given anew."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,18 @@ def largest_within(
         msg = f"no ratio comes under {budget:,.0f} parameters"
         raise ValueError(msg)
     return best
+
+
+def next_ratio(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+    """The ratio to try next, between two that leave too much and too little: pairs of a ratio and the share it leaves.
+
+    Where all widths keep a share w of themselves, w * w of the FLOPs are left: so their square root is interpolated, and
+    the ratio keeps away from either end by a tenth of the interval.
+    """
+    (least, more), (most, less) = low, high
+    roots = [math.sqrt(each) for each in (more, wanted, less)]
+    part = (roots[0] - roots[1]) / max(roots[0] - roots[2], 1e-9)
+    return least + (most - least) * min(max(part, 0.1), 0.9)
 
 
 def fresh_groupings() -> dict[str, Any]:

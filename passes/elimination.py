@@ -159,8 +159,8 @@ def _pick(problems: Sequence[Problem], alive: Tensor, size: int, rows: int, coun
     labels = torch.topk(costs, wanted, dim=1, largest=False, sorted=True).indices
     labels = (labels + torch.arange(rows, device=alive.device)[:, None] * size).flatten()
     labels = labels[alive[labels]]
-    parts = [problem.part(labels) for problem in problems]
-    open_ = torch.zeros_like(alive)
+    parts = _settled([problem.part(labels) for problem in problems])
+    labels, open_ = labels.to(parts[0].weight.device), torch.zeros_like(alive, device=parts[0].weight.device)
     open_[labels] = True
     picked: list[int] = []
     spent, cost = [0] * rows, 0.0
@@ -174,7 +174,7 @@ def _pick(problems: Sequence[Problem], alive: Tensor, size: int, rows: int, coun
         if spent[best // size] == count:
             open_[best // size * size : (best // size + 1) * size] = False
         for part in parts:
-            part.remove(torch.tensor([best], device=alive.device))
+            part.remove(torch.tensor([best], device=open_.device))
     return picked, cost
 
 
