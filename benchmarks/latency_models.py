@@ -58,22 +58,25 @@ def flops_of(model: nn.Module, example: Tensor) -> int:
         return count_flops(model, Example(model, (example,), None))
 
 
-def prune_torch_pruning(subject: Subject, model: nn.Module, share: float, round_to: int | None) -> nn.Module:
-    """The largest model within a share of the FLOPs that bisection of the ratio meets.
+def bisect_torch_pruning(
+    subject: Subject, model: nn.Module, share: float, round_to: int | None
+) -> tuple[float, nn.Module]:
+    """The largest model within a share of the FLOPs that bisection of the ratio meets, with its ratio.
 
     Raises:
         ValueError: no ratio comes under the budget.
     """
     example = subject.example(1)
     return largest_within(
-        lambda ratio: _attempt(subject, model, ratio, round_to),
+        lambda ratio: prune_torch_pruning(subject, model, ratio, round_to),
         lambda made: flops_of(made, example),
         share * flops_of(model, example),
         TRIES,
     )
 
 
-def _attempt(subject: Subject, model: nn.Module, ratio: float, round_to: int | None) -> nn.Module:
+def prune_torch_pruning(subject: Subject, model: nn.Module, ratio: float, round_to: int | None) -> nn.Module:
+    """A copy of the model, pruned by a ratio of its widths that are multiples of `round_to`."""
     library: Any = importlib.import_module("torch_pruning")
     made: Any = copy.deepcopy(model).requires_grad_(True)
     multiple = math.lcm(round_to or 1, subject.heads)

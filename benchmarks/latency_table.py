@@ -76,30 +76,120 @@ def _row(key: Row, facts: Mapping[str, Any], latency: Mapping[str, Any]) -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each device and share: a line for each cell, a column for each variant."""
-    lines = ["# Latency at equal FLOPs", ""]
-    for share in dict.fromkeys((row["device"], row["share"]) for row in rows):
-        own = [row for row in rows if (row["device"], row["share"]) == share]
-        lines += [*_section(own, *share), ""]
+    """For each device and share the pairs at equal FLOPs, budgets of latency, and whatever else was measured."""
+    lines = ["# Latency", ""]
+    for device, share in dict.fromkeys((row["device"], row["share"]) for row in rows):
+        own = [row for row in rows if (row["device"], row["share"]) == (device, share)]
+        machines = sorted({row["machine"] for row in own if row["machine"]})
+        lines += [f"## {device}, {share:.0%}", "", *(f"- {each}" for each in machines), ""]
+        lines += [*_pairs(own), *_budgets(own, share), *_others(own), *_failures(own)]
     return "\n".join(lines).rstrip()
 
 
-def _section(rows: Sequence[Row], device: str, share: float) -> list[str]:
-    variants = list(dict.fromkeys(row["variant"] for row in rows if row["variant"] != "original"))
-    machines = sorted({row["machine"] for row in rows if row["machine"]})
-    lines = [f"## {device}, {share:.0%}", "", *(f"- {each}" for each in machines), ""]
-    lines += [
-        "Speed-up over the original, with its 95 % interval; the original's median in milliseconds.",
+def _by_cell(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[str, Row]]:
+    """The rows of each cell by variant."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in KEY[2:]), {})[row["variant"]] = row
+    return found
+
+
+def _pairs(rows: Sequence[Row]) -> list[str]:
+    """Each of Torch-Pruning's variants, and fxprune at its FLOPs or fewer."""
+    shown, ahead = [], []
+    for cell, own in _by_cell(rows).items():
+        for name in own:
+            pair = own.get(f"fxprune@{name}")
+            if pair is not None:
+                shown.append(f"| {' | '.join(map(str, cell))} | {name} | {_both(own, own[name], pair)} |")
+                ahead += [_ratio(pair, own[name])]
+    if not shown:
+        return []
+    known = [each for each in ahead if each is not None]
+    slower = [row for row in rows if row["variant"].startswith("fxprune") and (row["speedup"] or 1) < 1]
+    return [
+        "### At equal FLOPs",
+        "",
+        "Speed-up over the original with its 95 % interval. `fxprune@` is compiled to the FLOPs that the Torch-Pruning",
+        "variant beside it really has, or fewer; the last column is how much faster it is than that.",
+        "",
+        f"fxprune is faster than Torch-Pruning at its FLOPs in {sum(each > 1 for each in known)} of {len(known)} pairs, and "
+        f"slower than the original in {len(slower)} of {sum(row['variant'].startswith('fxprune') for row in rows)} rows.",
+        "",
+        "| model | dtype | backend | batch | variant | original, ms | FLOPs | Torch-Pruning | FLOPs | fxprune | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *shown,
+        "",
+    ]
+
+
+def _both(own: Mapping[str, Row], other: Row, pair: Row) -> str:
+    ratio = _ratio(pair, other)
+    last = "-" if ratio is None else f"{ratio:.2f}"
+    return f"{_median(own)} | {_share(other)} | {_cell(other)} | {_share(pair)} | {_cell(pair)} | {last}"
+
+
+def _ratio(pair: Row, other: Row) -> float | None:
+    """How many times faster the first is, both over the original beside them."""
+    found: float | None = pair["speedup"] / other["speedup"] if pair["speedup"] and other["speedup"] else None
+    return found
+
+
+def _budgets(rows: Sequence[Row], share: float) -> list[str]:
+    shown = [
+        f"| {' | '.join(map(str, cell))} | {row['variant']} | {_median(own)} | {row['median_ms']:.4g} | {_cell(row)} | "
+        f"{_share(row)} | {row['params_share']:.1%} | {'yes' if 1 / row['speedup_low'] <= share else 'no'} |"
+        for cell, own in _by_cell(rows).items()
+        for row in own.values()
+        if row["variant"].startswith("fxprune-latency") and row["speedup"] is not None
+    ]
+    if not shown:
+        return []
+    return [
+        f"### A budget of {share:.0%} of the latency",
+        "",
+        "Met where the lower end of the speed-up's 95 % interval says so. After a colon: the backend that it was compiled for.",
+        "",
+        "| model | dtype | backend | batch | variant | original, ms | slim, ms | speed-up | FLOPs | parameters | met |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *shown,
+        "",
+    ]
+
+
+def _others(rows: Sequence[Row]) -> list[str]:
+    """Variants that are in no pair and have no budget of latency: a column for each."""
+    names = {row["variant"] for row in rows}
+    paired = {name for name in names if f"fxprune@{name}" in names or "@" in name}
+    variants = sorted(each for each in names - paired - {"original"} if not each.startswith("fxprune-latency"))
+    if not variants:
+        return []
+    lines = [
+        "### At that share",
         "",
         f"| model | dtype | backend | batch | original, ms | {' | '.join(variants)} |",
         "| --- | --- | --- | --- | --- |" + " --- |" * len(variants),
     ]
-    for cell in dict.fromkeys(tuple(row[name] for name in KEY[2:]) for row in rows):
-        own = {row["variant"]: row for row in rows if tuple(row[name] for name in KEY[2:]) == cell}
-        median = own.get("original", {}).get("median_ms")
-        shown = "-" if median is None else f"{median:.4g}"
-        lines.append(f"| {' | '.join(map(str, cell))} | {shown} | {' | '.join(_cell(own.get(v)) for v in variants)} |")
-    return [*lines, "", *_shares(rows, variants)]
+    for cell, own in _by_cell(rows).items():
+        if any(each in own for each in variants):
+            cells = [f"{_cell(own.get(each))}, {_share(own.get(each))}" for each in variants]
+            lines.append(f"| {' | '.join(map(str, cell))} | {_median(own)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    failed = [row for row in rows if row["error"]]
+    shown = [f"- {'/'.join(str(row[name]) for name in KEY[2:])} {row['variant']}: {row['error']}" for row in failed]
+    return ["### What could not be measured", "", *shown, ""] if shown else []
+
+
+def _median(own: Mapping[str, Row]) -> str:
+    median = own.get("original", {}).get("median_ms")
+    return "-" if median is None else f"{median:.4g}"
+
+
+def _share(row: Row | None) -> str:
+    return "-" if row is None or row["flops_share"] is None else f"{row['flops_share']:.1%}"
 
 
 def _cell(row: Row | None) -> str:
@@ -108,23 +198,6 @@ def _cell(row: Row | None) -> str:
     if row["speedup"] is None:
         return "failed" if row["error"] else "-"
     return f"{row['speedup']:.2f} ({row['speedup_low']:.2f} .. {row['speedup_high']:.2f})"
-
-
-def _shares(rows: Sequence[Row], variants: Sequence[str]) -> list[str]:
-    """What share of FLOPs and of parameters each variant keeps."""
-    lines = [
-        "FLOPs and parameters kept:",
-        "",
-        f"| model | {' | '.join(variants)} |",
-        "| --- |" + " --- |" * len(variants),
-    ]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        known = {row["variant"]: row for row in rows if row["model"] == model and row["flops_share"] is not None}
-        cells = [
-            f"{known[v]['flops_share']:.1%}, {known[v]['params_share']:.1%}" if v in known else "-" for v in variants
-        ]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-    return lines
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:

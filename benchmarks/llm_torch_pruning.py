@@ -68,7 +68,8 @@ def main() -> None:
     given, budget, out = sys.argv[1:]
     # Both files are the benchmark's own.
     model, tokens = torch.load(given, weights_only=False)
-    torch.save(largest_within(lambda ratio: attempt(model, ratio, tokens), body, float(budget), TRIES), out)
+    _, slim = largest_within(lambda ratio: attempt(model, ratio, tokens), body, float(budget), TRIES)
+    torch.save(slim, out)
 
 
 if __name__ == "__main__":

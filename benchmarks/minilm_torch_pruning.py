@@ -25,9 +25,10 @@ def prune_torch_pruning(model: nn.Module, data: Data, share: float, *, together:
     def size(made: nn.Module) -> int:
         return sum(each.numel() for each in made.parameters())
 
-    return largest_within(
+    _, slim = largest_within(
         lambda ratio: _attempt(model, data, ratio, together=together), size, budget_of(model, share), TRIES
     )
+    return slim
 
 
 def _attempt(model: nn.Module, data: Data, ratio: float, *, together: bool) -> nn.Module:

@@ -11,21 +11,21 @@ from torch import nn
 
 def largest_within(
     attempt: Callable[[float], nn.Module], size: Callable[[nn.Module], int], budget: float, tries: int
-) -> nn.Module:
-    """The largest model within the budget that bisection of the ratio meets.
+) -> tuple[float, nn.Module]:
+    """The largest model within the budget that bisection of the ratio meets, with its ratio.
 
     Raises:
         ValueError: none came within it.
     """
     low, high = 0.0, 1.0
-    best: nn.Module | None = None
+    best: tuple[float, nn.Module] | None = None
     for _ in range(tries):
         ratio = (low + high) / 2
         made = attempt(ratio)
         fits = size(made) <= budget
         low, high = (low, ratio) if fits else (ratio, high)
-        if fits and (best is None or size(made) > size(best)):
-            best = made
+        if fits and (best is None or size(made) > size(best[1])):
+            best = ratio, made
     if best is None:
         msg = f"no ratio comes under {budget:,.0f} parameters"
         raise ValueError(msg)
