@@ -132,12 +132,6 @@ class AffineLayer:
         """The inverse of `matrix`."""
         return matrix[0] if self.transposed else matrix.transpose(1, 2).reshape(tuple(shape))
 
-    def lengths(self, weight: Tensor) -> Tensor:
-        """Length of the weights of each output: float64 [outputs]."""
-        rows = weight.detach().double()
-        found: Tensor = (rows.T if self.transposed else rows.flatten(1)).norm(dim=1)
-        return found
-
     def labels(self, channels: Tensor, groups: int, weight: Tensor) -> Tensor:
         """What stands at each input channel, repeated for each element of a row: [groups, inputs of a row]."""
         taps = weight[0, 0].numel() if self.spatial else 1

@@ -49,7 +49,8 @@ class Moments:
         inputs: sum of a, [groups, d].
         residuals: sum of r, [groups, o].
         squares: sum of r^2 over everything.
-        energy: sum of (y - mean)^2 over everything, which errors are relative to.
+        targets: sum of y, [groups, o].
+        target_squares: sum of y^2, [groups, o].
     """
 
     count: int
@@ -73,7 +74,7 @@ class Moments:
             r.sum(1),
             r.square().sum(),
             y.sum(1),
-            y.square().sum(),
+            y.square().sum(1),
         )
 
     def __add__(self, other: Moments) -> Moments:
@@ -87,8 +88,20 @@ class Moments:
 
     @property
     def energy(self) -> float:
-        """Sum of squares of the targets around their means."""
-        return float(self.target_squares - self.targets.square().sum() / max(self.count, 1))
+        """Sum of squares of the targets around their means, over everything; errors are relative to it."""
+        return float(self._spread_of_targets.sum())
+
+    @property
+    def _spread_of_targets(self) -> Tensor:
+        return self.target_squares - self.targets.square() / max(self.count, 1)
+
+    def shortfall(self, weights: Tensor) -> Tensor:
+        """By what outputs of weights [groups, d, o] deviate less than the targets: [groups, o], 1 where either is constant."""
+        mean = self.inputs / max(self.count, 1)
+        gram = self.gram - self.count * mean[:, :, None] * mean[:, None, :]
+        now, wanted = (weights * (gram @ weights)).sum(1), self._spread_of_targets
+        varies = (now > 0) & (wanted > 0)
+        return torch.where(varies, wanted / torch.where(varies, now, 1.0), 1.0).sqrt()
 
     def strain(self, weights: Tensor) -> float:
         """What independent noise of each input's own deviation would do to the outputs of weights [groups, d, o].

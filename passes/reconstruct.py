@@ -15,8 +15,9 @@ so that the layer corrects the stream and not only itself. The ridge is chosen f
 and a layer that does not gain there keeps its weights as cut.
 
 A BatchNorm behind a repaired layer is measured anew before what comes after it is repaired (`fxprune.passes.normed`). It does
-not see how long the weights in front of it are, but training does, whose steps go with the inverse of their length; so each
-output's weights are given the length that they had in the original.
+not see how long the weights in front of it are, but training does: a step changes its output the more, the less its input
+varies. What is repaired varies less than the original, by what could not be restored; so each output's weights are made as
+much longer as lets it vary as in the original.
 
 Several processes each carry their share of the batches through both models; moments are added for each layer, so that all
 solve the same equations and end with the same weights: those of one process, up to rounding.
@@ -199,7 +200,7 @@ class _Work:
         own = layer.matrix(weight.detach(), len(fit.gram))
         correction, after = choose(fit, held, ridges, own, free_mean=layer.free_mean)
         if correction is not None:
-            self._apply(layer, correction)
+            self._apply(layer, correction, (fit + held).shortfall(own.double() + correction.matrix))
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
 
     def _moments(
@@ -251,7 +252,7 @@ class _Work:
         targets = layer.outputs(target, groups, chosen)
         return rows, targets.double() - layer.outputs(y, groups, chosen).double(), targets
 
-    def _apply(self, layer: AffineLayer, correction: Correction) -> None:
+    def _apply(self, layer: AffineLayer, correction: Correction, shortfall: Tensor) -> None:
         weight = self.slim.get_parameter(layer.weight)
         change = layer.weight_of(correction.matrix, weight.shape)
         _set(layer, weight, weight.double() + change)
@@ -263,15 +264,11 @@ class _Work:
             mean = self.slim.get_buffer(layer.shift)
             _set(layer, mean, mean.double() - constant)
         if layer.norm is not None and (layer.bias is not None or not layer.biased):
-            self._rescale(layer, layer.norm)
+            self._rescale(layer, layer.norm, shortfall.flatten())
 
-    def _rescale(self, layer: AffineLayer, norm: Norm) -> None:
-        """Give each output's weights the original's length, and the BatchNorm behind them the statistics that undo it."""
+    def _rescale(self, layer: AffineLayer, norm: Norm, factor: Tensor) -> None:
+        """Make each output's weights longer, and give the BatchNorm behind them the statistics that undo it."""
         weight = self.slim.get_parameter(layer.weight)
-        whole, axes = self.analysis.program.tensors[layer.weight], self.propagation.tensors[layer.weight]
-        length = self.cut.slice(layer.lengths(whole), (axes[1 if layer.transposed else 0],))
-        now = layer.lengths(weight)
-        factor = torch.where((now > 0) & (length > 0), length / now, torch.ones_like(now))
         shape = (1, -1) if layer.transposed else (-1, *(1 for _ in weight.shape[1:]))
         _set(layer, weight, weight.double() * factor.reshape(shape))
         if layer.bias is not None:
