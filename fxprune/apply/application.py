@@ -276,8 +276,10 @@ class _Application:
             CheckpointError: it cannot be run, as no graph that fxprune has emitted.
         """
         with evaluating(self.slim), torch.no_grad(), kept_random_state():
+            interpreter = Interpreter(self.slim)
+            interpreter.extra_traceback = False  # which reads sources to log where it failed
             try:
-                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+                return tree_leaves(interpreter.run(*flat, enable_io_processing=False))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
