@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fxprune.axes import Axis, Concat, Pin, Product, Solver, Variable, leaves, settle
@@ -92,7 +92,7 @@ IN_CONFLICT = (
 @given(unrelated())
 @example(CUT_BOTH_WAYS)
 @example(IN_CONFLICT)
-@SOME
+@settings(SOME, suppress_health_check=[HealthCheck.too_slow])
 def test_demanding_the_same_again_changes_nothing(sides: tuple[Axis, Axis]) -> None:
     """Where no variable meets itself within one expression; such a diagonal may be pinned further, never less."""
     left, right = (copy(side, {}) for side in sides)
