@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import CheckpointError, FxpruneError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,10 +100,11 @@ def group_device() -> torch.device:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` returns on rank 0, which alone calls it; an error of its own is raised on every rank.
+    """What `make` returns on rank 0, which alone calls it; where it fails, every rank does.
 
     Raises:
-        FxpruneError: as `make` does.
+        CheckpointError: rank 0 cannot read or write a file.
+        FxpruneError: rank 0 failed otherwise.
     """
     return together(make if is_first() else None)[0]
 
@@ -112,19 +113,24 @@ def together(make: Callable[[], Value] | None) -> list[Value]:
     """What `make` returns on each rank that has one, in the order of the ranks; fails on all ranks if it does on one.
 
     A rank whose own call fails raises its own error, the others say whose failed, instead of waiting for it forever.
+
+    Raises:
+        CheckpointError: another rank cannot read or write a file.
+        FxpruneError: another rank failed otherwise.
     """
     _, size = world()
     if size == 1:
         return [] if make is None else [make()]
     value, failure = _attempt(make)
-    outcomes = gathered((make is not None, value, None if failure is None else f"{type(failure).__name__}: {failure}"))
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    outcomes = gathered((make is not None, value, text, isinstance(failure, CheckpointError)))
     if failure is not None:
         raise failure
-    for rank, (_, _, text) in enumerate(outcomes):
+    for rank, (_, _, text, of_file) in enumerate(outcomes):
         if text is not None:
             msg = f"rank {rank} failed: {text}"
-            raise FxpruneError(msg)
-    return [found for called, found, _ in outcomes if called]
+            raise (CheckpointError if of_file else FxpruneError)(msg)
+    return [found for called, found, *_ in outcomes if called]
 
 
 def _attempt(make: Callable[[], Value] | None) -> tuple[Any, Exception | None]:

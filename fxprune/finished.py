@@ -12,6 +12,7 @@ from fxprune.records import Values
 from fxprune.scores import Scores
 from fxprune.scores_file import arrays_of, scores_of
 from fxprune.store import Store
+from fxprune.work import keep
 
 if TYPE_CHECKING:
     from fxprune.scorer import Context
@@ -51,10 +52,14 @@ def open_store(path: str | PathLike[str] | None, scorer: object, context: Contex
 
 
 def recall_scores(store: Store, scorer: str, compute: Callable[[], Scores]) -> Scores:
-    """The scores that the store holds complete, or computes."""
+    """The scores that the store holds complete, or computes.
+
+    Raises:
+        CheckpointError: rank 0 cannot write the checkpoint; on every rank.
+    """
     found = store.get(COMPLETE)
     if found is None:
         scores = compute()
-        store.put(COMPLETE, {"scorer": scores.scorer, **arrays_of(scores)})
+        keep(store, {COMPLETE: {"scorer": scores.scorer, **arrays_of(scores)}})
         return scores
     return scores_of(str(found.pop("scorer", scorer)), found)

@@ -135,7 +135,7 @@ class Plan:
         try:
             return cls(
                 kept=data["kept"],
-                slices={n: {int(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
+                slices={n: {_dimension(d): kept for d, kept in dims.items()} for n, dims in data["slices"].items()},
                 widths={name: _pair(each) for name, each in data["widths"].items()},
                 ignore=tuple(_list(data["ignore"])),
                 dropped=tuple(_list(data["dropped"])),
@@ -188,6 +188,15 @@ def _pair(value: object) -> tuple[Any, Any]:
 
 def _amount(value: object) -> str | float:
     return value if isinstance(value, str) else number(value, "the budget")
+
+
+def _dimension(text: str) -> int:
+    """A dimension as `to_json` writes it, since others would be a second name of the same one."""
+    dim = int(text)
+    if str(dim) != text:
+        msg = f"a dimension is written as {shown(text)}, not {dim}"
+        raise ValueError(msg)
+    return dim
 
 
 def _described(shape: object, dtype: object) -> tuple[tuple[int, ...], str]:

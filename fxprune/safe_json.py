@@ -1,13 +1,14 @@
 """JSON from files that nobody vouches for: bounded, without repeated keys, and checked as it is taken apart.
 
 `parse` bounds length and nesting and refuses what JSON does not have (NaN) or what readers would disagree about (a key
-twice). The other functions take a part of what was parsed, of the type that it has to have, or raise a `CheckpointError`
-that names the part. Booleans are not whole numbers here.
+twice, a number beyond float64). The other functions take a part of what was parsed, of the type that it has to have, or
+raise a `CheckpointError` that names the part. Booleans are not whole numbers here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
@@ -38,7 +39,9 @@ def parse(content: bytes | str, what: str, *, longest: int) -> Any:
         raise CheckpointError(f"{what} has {len(content):,} bytes; it may have {longest:,}")
     try:
         decoded = content if isinstance(content, str) else content.decode()
-        found = json.loads(decoded, object_pairs_hook=_without_repetition, parse_constant=_no_constant)
+        found = json.loads(
+            decoded, object_pairs_hook=_without_repetition, parse_float=_finite, parse_constant=_no_constant
+        )
     except RecursionError:
         raise CheckpointError(f"{what} is nested too deep") from None
     except ValueError as error:
@@ -53,6 +56,13 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = set[str]()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r} occurs twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if math.isinf(found):
+        raise ValueError(f"the number {text[:40]} is out of range")
     return found
 
 

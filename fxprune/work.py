@@ -2,7 +2,8 @@
 
 Both forms go in rounds: in each every rank does one item, the results are exchanged, and every rank takes them in the
 order of the items. So what comes out does not depend on the number of processes, to the last bit, as far as an item's own
-result does not; and what rank 0 writes to the checkpoint after each round is all that is finished.
+result does not; and what rank 0 writes to the checkpoint after each round is all that is finished. Where it cannot write, all
+ranks say so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fxprune.distributed import gathered, together, world
+from fxprune.distributed import from_first, gathered, is_first, together, world
 from fxprune.records import Values
 from fxprune.store import Store
 
@@ -47,6 +48,7 @@ def evaluate(
         track: shows progress.
 
     Raises:
+        CheckpointError: rank 0 cannot write the checkpoint; on every rank.
         FxpruneError: another rank failed (an error of this rank's own is raised as it is).
     """
     missing = [key for key in dict.fromkeys(keys) if store.get(key) is None]
@@ -55,8 +57,7 @@ def evaluate(
     for start in track(starts, what):
         round_ = missing[start : start + size]
         own = (lambda key=round_[rank]: compute(key)) if rank < len(round_) else None
-        for key, values in zip(round_, together(own), strict=True):
-            store.put(key, values)
+        keep(store, dict(zip(round_, together(own), strict=True)))
     return {key: store.recall(key, dict) for key in keys}
 
 
@@ -87,6 +88,7 @@ def accumulate(
             with them; None where it does not.
 
     Raises:
+        CheckpointError: rank 0 cannot write the checkpoint; on every rank.
         FxpruneError: another rank failed (an error of this rank's own is raised as it is).
     """
     running = _Running(key, store)
@@ -99,9 +101,32 @@ def accumulate(
             if not found:
                 break
             running.add(found)
-    finally:
-        running.save()
+            from_first(running.save_now_and_then)
+    except BaseException:
+        running.save()  # of this rank alone: the others may be gone
+        raise
+    keep(store, running.unsaved())
     return running.sums, running.count
+
+
+def keep(store: Store, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put what is finished into the stores of all ranks, which call this together.
+
+    Args:
+        store: this rank's own.
+        finished: key -> values, what this rank's store lacks.
+
+    Raises:
+        CheckpointError: rank 0 cannot write the checkpoint; on every rank, so that none waits for it.
+    """
+
+    def put() -> None:
+        for key, values in finished.items():
+            store.put(key, values)
+
+    from_first(put)
+    if not is_first():
+        put()
 
 
 def _next(
@@ -131,14 +156,23 @@ class _Running:
         for name, array in (pair for each in found for pair in each.items()):
             self.sums[name] = self.sums[name] + array if name in self.sums else array
         self.count += len(found)
+
+    def save_now_and_then(self) -> None:
+        """Save if that has taken, and will take, a small share of the time."""
         if self.spent + self.last <= SHARE_OF_WRITING * (time.perf_counter() - self.started):
             self.save()
 
     def save(self) -> None:
         """Put what has changed into the store."""
-        if self.count > self.saved:
-            begun = time.perf_counter()
-            self.store.put(self.key, {"count": self.count, **{SUM + name: each for name, each in self.sums.items()}})
-            self.last = time.perf_counter() - begun
-            self.spent += self.last
-            self.saved = self.count
+        begun = time.perf_counter()
+        for key, values in self.unsaved().items():
+            self.store.put(key, values)
+        self.last = time.perf_counter() - begun
+        self.spent += self.last
+        self.saved = self.count
+
+    def unsaved(self) -> dict[str, dict[str, Any]]:
+        """What the store has to hold, by key, unless it does."""
+        if self.count == self.saved:
+            return {}
+        return {self.key: {"count": self.count, **{SUM + name: each for name, each in self.sums.items()}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -128,6 +129,28 @@ def test_a_checkpoint_that_cannot_be_opened(folder: Path) -> None:
     first, second = results(folder, "locked", SIZE)
     assert first["error"].startswith("the checkpoint")
     assert second["error"].startswith("rank 0 failed: CheckpointError: the checkpoint")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files cannot be limited")
+def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
+    """At any moment: all ranks say so at once, none waits; and once it can be written, the same call goes on."""
+    cases = [f"full-{moment}" for moment in ("opening", "batch", "32", "scores")]
+    processes = [start(tmp_path, [*cases, "shared"], rank, SIZE) for rank in range(SIZE)]
+    try:
+        for process in processes:
+            finish(process)
+    finally:
+        for process in processes:
+            process.kill()  # one that waits for the other
+            process.communicate()
+    shared = results(tmp_path, "shared", SIZE)
+    for case in cases:
+        found = results(tmp_path, case, SIZE)
+        (first, second), path = [each["error"] for each in found], tmp_path / f"{case}.ckpt"
+        assert re.match(rf"the checkpoint {path} cannot be written: .*File too large", first)
+        assert second == f"rank 0 failed: CheckpointError: {first}"
+        assert [each["kind"] for each in found] == ["CheckpointError", "CheckpointError"]
+        assert [each["plan"] for each in found] == [each["plan"] for each in shared]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

@@ -30,6 +30,7 @@ from fxprune.analysis import Analysis, analyze_program, holds
 from fxprune.apply.attention import adapt_attention
 from fxprune.apply.attributes import slim_attributes
 from fxprune.apply.batches import with_another_batch
+from fxprune.apply.belonging import check_groups, check_signature, check_slices
 from fxprune.apply.blueprint import blueprint_of
 from fxprune.apply.config import update_config
 from fxprune.apply.demands import find_demands
@@ -56,7 +57,6 @@ from fxprune.passes.slim import slim_graph
 from fxprune.plan import Plan, slices_of
 from fxprune.program import Program
 from fxprune.random_state import kept_random_state
-from fxprune.safe_json import short, shown
 from fxprune.slim_module import SlimModule, assemble
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -122,32 +122,6 @@ def apply(
     return made
 
 
-def check_signature(plan: Plan, model: nn.Module) -> None:
-    """Compare the parameters and buffers that a plan was made for with those of a model.
-
-    A buffer that the plan does not cut may have another shape: some models make it anew when they run.
-
-    Raises:
-        CheckpointError: one is missing, extra, or of another shape.
-    """
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    found = {n: tuple(t.shape) for n, t in (*model.named_parameters(remove_duplicate=False), *buffers.items())}
-    for name, (shape, _) in plan.signature.items():
-        if found.get(name) != tuple(shape) and not (name in buffers and name not in plan.slices):
-            have = found.get(name, "nothing of that name")
-            msg = (
-                f"the plan is of another model: {short(name)} has shape {short(str(tuple(shape)))} there, "
-                f"{type(model).__name__} has {have}. "
-                "Pass the model as it was before compiling, built with the same settings"
-            )
-            raise CheckpointError(msg)
-    extra = [name for name in found if plan.signature and name not in plan.signature]
-    if extra:
-        kind = type(model).__name__
-        msg = f"the plan is of another model: {kind} has {extra[0]}, of shape {found[extra[0]]}, the plan does not"
-        raise CheckpointError(msg)
-
-
 def _plan_of(slim_or_plan: object) -> Plan:
     if isinstance(slim_or_plan, SlimModule):
         return slim_or_plan.plan
@@ -173,13 +147,9 @@ class _Application:
     ) -> None:
         self.plan, self.model, self.analysis, self.source, self.moves = plan, model, analysis, source, moves
         self.program = analysis.program
-        known = {group.name for group in analysis.groups}
-        unknown = [name for name in plan.kept if name not in known]
-        if unknown:
-            raise CheckpointError(_other_groups(unknown[0]))
+        check_groups(plan, analysis.groups)
         self.cut = analysis.cut({name: np.asarray(kept) for name, kept in plan.kept.items()})
-        if plan.slices and slices_of(self.program, analysis.propagation, self.cut) != dict(plan.slices):
-            raise CheckpointError(_other_slices(plan, slices_of(self.program, analysis.propagation, self.cut)))
+        check_slices(plan, slices_of(self.program, analysis.propagation, self.cut))
         emitted = slim_graph(self.program, analysis.propagation, self.cut)
         self.sizes = find_sizes(emitted.graph, analysis.propagation, self.cut, self.program.module_aliases)
         self.rescaled = _rescaled(emitted.graph)
@@ -276,8 +246,10 @@ class _Application:
             CheckpointError: it cannot be run, as no graph that fxprune has emitted.
         """
         with evaluating(self.slim), torch.no_grad(), kept_random_state():
+            interpreter = Interpreter(self.slim)
+            interpreter.extra_traceback = False  # which reads sources to log where it failed
             try:
-                return tree_leaves(Interpreter(self.slim).run(*flat, enable_io_processing=False))
+                return tree_leaves(interpreter.run(*flat, enable_io_processing=False))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -302,15 +274,3 @@ def _rescaled(graph: Graph) -> list[Place]:
         for node in graph.nodes
         if "origin" in node.meta and node.kwargs.get("scale") != node.meta["origin"].kwargs.get("scale")
     ]
-
-
-_OTHERWISE = "the plan was made with other example inputs, another version of fxprune or torch, or with `ignore=`"
-
-
-def _other_groups(name: str) -> str:
-    return f"the plan's group {shown(name)} is not what the model has: {_OTHERWISE}"
-
-
-def _other_slices(plan: Plan, found: Mapping[str, Any]) -> str:
-    name = next(name for name in (*plan.slices, *found) if plan.slices.get(name) != found.get(name))
-    return f"the plan's groups do not keep of {short(name)} what the plan says: it is damaged, or {_OTHERWISE}"

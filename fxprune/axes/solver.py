@@ -188,14 +188,14 @@ class Solver:
         outer, *inner = factors_of(axis)
         size = axis.size // outer.size
         if at % size:
-            return None
+            return self._split_concat(_distributed(outer, inner), at) if isinstance(outer, Concat) else None
         pair = self.split(outer, at // size)
         if pair is None:
             return None
         return product([*factors_of(pair[0]), *inner]), product([*factors_of(pair[1]), *inner])
 
     def _conflict(self, left: Axis, right: Axis) -> None:
-        if all(leaf.pin for each in (left, right) for leaf in leaves(each)):
+        if all(leaf.pin or leaf.size == 1 for each in (left, right) for leaf in leaves(each)):
             return
         self.conflicts.append(Conflict(_shape(left), _shape(right), self.node))
         reason = f"{_shape(left)} cannot be matched with {_shape(right)}"
@@ -211,6 +211,11 @@ def _runs(axis: Concat, inner: int) -> list[Axis]:
         if sum(each.size for each in runs[-1]) % inner == 0:
             runs.append([])
     return [concat(run) for run in runs if run]
+
+
+def _distributed(outer: Concat, inner: list[Axis]) -> Concat:
+    """[a + 1 + b] x c as [a x c + c + b x c]: where a part of the outer axis is one index, c can be cut."""
+    return Concat(tuple(product([*factors_of(part), *inner]) for part in parts_of(outer)))
 
 
 def _bind(variable: Variable, target: Axis) -> None:

@@ -2,8 +2,8 @@
 
 Members are stored, not compressed, so that nothing can expand, and their names are a fixed set, so that no name is a path.
 What a reader gets is bounded before it is read: the file hands out at most `PIECE` bytes at once, which also bounds the
-central directory; members lie one after the other without overlap, within the file; their checksums are verified as they
-are read to their end. Beyond 4 GB the zip is one of 64 bits.
+central directory; what the directory says is what is there (`fxprune.files.layout`); checksums of members are verified as
+they are read to their end. Beyond 4 GB the zip is one of 64 bits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO, BinaryIO, Protocol
 import torch
 
 from fxprune.errors import BackendError, CheckpointError
+from fxprune.files.layout import sound_members
 
 PIECE = 2**23
 """Bytes that are read or written at once."""
@@ -167,7 +168,7 @@ def reading(path: Path, names: Collection[str]) -> Iterator[Archive]:
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             with zipfile.ZipFile(_Bounded(file)) as archive:
-                yield Archive(archive, _sound(archive, names, size))
+                yield Archive(archive, sound_members(archive, file, names, size))
     except CheckpointError as error:
         raise CheckpointError(f"{path} is no intact file of fxprune: {error}") from error
     except OSError as error:
@@ -210,34 +211,3 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CheckpointError("it is no regular file")
         yield file
-
-
-def _sound(archive: zipfile.ZipFile, names: Collection[str], size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, once all of them are known to be stored within the file, apart from each other."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    end = 0
-    if archive.comment:
-        raise CheckpointError("it has a comment")
-    for member in sorted(archive.infolist(), key=lambda each: each.header_offset):
-        name = member.orig_filename
-        if name not in names:
-            raise CheckpointError(f"it has the unexpected member {name[:80]!r}")
-        if name in members:
-            raise CheckpointError(f"it has the member {name} twice")
-        _check_member(member, end)
-        end = member.header_offset + 30 + len(name) + member.file_size
-        if end > size:
-            raise CheckpointError(f"its member {name} ends beyond the file")
-        members[name] = member
-    return members
-
-
-def _check_member(member: zipfile.ZipInfo, end: int) -> None:
-    """A stored regular file that begins no earlier than where the one before it ends."""
-    mode = member.external_attr >> 16
-    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-        raise CheckpointError(f"its member {member.orig_filename} is compressed; fxprune stores members as they are")
-    if member.flag_bits & ~0x800 or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise CheckpointError(f"its member {member.orig_filename} is encrypted, or no regular file")
-    if member.header_offset < end:
-        raise CheckpointError(f"its member {member.orig_filename} overlaps another")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxprune.apply import apply
-from fxprune.apply.application import check_signature
+from fxprune.apply.belonging import check_signature
 from fxprune.errors import CannotApply, CheckpointError, InputError
 from fxprune.files.load import load
 from fxprune.files.plan_file import is_archive, load_plan

@@ -1,12 +1,15 @@
 """Coverage-guided fuzzing of `load`: `python -m tests.files.fuzz -max_total_time=600`; needs `pip install atheris`.
 
 The fuzzer's bytes are one member of an otherwise sound file, or the whole file; the first byte says which. It begins with the
-members of real files. Anything but a module or a `CheckpointError` is a crash, which libFuzzer writes down.
+members of real files. What is JSON is changed as JSON most of the time, so that what is behind the parser is reached: coverage
+says which changes are gone on from. Anything but a module or a `CheckpointError` is a crash, which libFuzzer writes down.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import random
 import sys
 import tempfile
 from pathlib import Path
@@ -31,8 +34,36 @@ def main() -> None:
         with contextlib.suppress(fxprune.CheckpointError):
             fxprune.load(path)
 
-    atheris.Setup([*sys.argv, "-max_len=100000", str(folder / "corpus")], attack)
+    def mutate(data: bytes, longest: int, seed: int) -> bytes:
+        made = changed(data, random.Random(seed))
+        return made if made is not None and len(made) <= longest else atheris.Mutate(data, longest)
+
+    options = ["-max_len=100000", "-len_control=0", str(folder / "corpus")]
+    atheris.Setup([*sys.argv, *options], attack, custom_mutator=mutate)
     atheris.Fuzz()
+
+
+def changed(data: bytes, rng: random.Random) -> bytes | None:
+    """Something in a member that is JSON, or in a header, replaced, removed, repeated or exchanged; None to change bytes."""
+    from tests.files.mutation import change_value
+
+    if not data or data[0] >= len(NAMES) or rng.random() < 0.2:
+        return None
+    text, rest = data[1:], b""
+    if NAMES[data[0]].endswith(".safetensors"):
+        end = 9 + int.from_bytes(data[1:9], "little")
+        text, rest = data[9:end], data[end:]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict | list):
+        return None
+    change_value(rng, value)
+    made = json.dumps(value).encode("utf-8", "surrogatepass")
+    return (
+        data[:1] + (len(made).to_bytes(8, "little") if NAMES[data[0]].endswith(".safetensors") else b"") + made + rest
+    )
 
 
 def seeds(folder: Path) -> dict[str, bytes]:

@@ -155,12 +155,12 @@ def change_json(rng: random.Random, content: bytes) -> bytes:
     name = rng.choice([each for each in JSON_MEMBERS if each in entries])
     data = json.loads(entries[name])
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        _change(rng, data)
+        change_value(rng, data)
     entries[name] = json.dumps(data).encode("utf-8", "surrogatepass")
     return packed(entries)
 
 
-def _change(rng: random.Random, data: Any) -> None:
+def change_value(rng: random.Random, data: Any) -> None:
     """Walk to a random place, and replace, remove, repeat or exchange what is there."""
     holder = data
     while True:
@@ -189,7 +189,7 @@ def change_plan(rng: random.Random, text: str) -> bytes:
     """Something somewhere in a plan by itself, in what it keeps more often than elsewhere."""
     data = json.loads(text)
     part = rng.choice((None, None, "kept", "slices", "widths", "dropped", "tied", "ignore"))
-    _change(rng, data[part] if part is not None and data[part] else data)
+    change_value(rng, data[part] if part is not None and data[part] else data)
     return json.dumps(data).encode("utf-8", "surrogatepass")
 
 
@@ -228,7 +228,7 @@ def change_tensors(rng: random.Random, content: bytes) -> bytes:
         entries[name] = size.to_bytes(8, "little") + own[8:]
         return packed(entries)
     for _ in range(rng.choice((1, 2))):
-        _change(rng, header)
+        change_value(rng, header)
     text = json.dumps(header).encode("utf-8", "surrogatepass")
     entries[name] = len(text).to_bytes(8, "little") + text + own[8 + length :]
     return packed(entries)

@@ -7,6 +7,8 @@ An audit hook sees every `exec`, `compile`, `import` and `open` of the process; 
 from __future__ import annotations
 
 import json
+import linecache
+import logging
 import random
 import resource
 import sys
@@ -23,7 +25,7 @@ from torch import nn
 import fxprune
 from fxprune import CheckpointError, SlimModule
 from fxprune.files.state import named_tensors
-from tests.files.mutation import RAW, SOUND, change_plan
+from tests.files.mutation import RAW, SOUND, change_plan, members, packed
 from tests.files.nets import compiled
 
 _WATCHED = ("exec", "compile", "import", "open")
@@ -180,6 +182,27 @@ def test_mutated_files(reader: str, count: int, saved: dict[str, Saved], tmp_pat
 @pytest.mark.parametrize("reader", READERS)
 def test_many_mutated_files(reader: str, saved: dict[str, Saved], tmp_path: Path) -> None:
     run(reader, saved, tmp_path, range(1_000, 3_000))
+
+
+def test_a_graph_that_cannot_be_run_reads_no_sources(
+    saved: dict[str, Saved], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch logs, at the first failure of an interpreter in a process, the stack with its lines from files."""
+    each, path, handler = saved["tied"], tmp_path / "slim.fxprune", logging.NullHandler()
+    monkeypatch.setattr(linecache, "cache", {})
+    usual = clean(restore, saved, path)
+    entries = members(each.content)
+    graph = json.loads(entries["graph.json"])
+    graph["nodes"].insert(1, graph["nodes"][0])  # all calls take the node before the one they took
+    path.write_bytes(packed({**entries, "graph.json": json.dumps(graph).encode()}))
+    log = logging.getLogger("torch.__trace")
+    log.addHandler(handler)
+    try:
+        _, said, events = heard(restore, path, each)
+    finally:
+        log.removeHandler(handler)
+    assert "the slim module's graph cannot be run" in said
+    assert events <= usual
 
 
 def attack_plan(saved: dict[str, Saved], path: Path, seed: int) -> bool:

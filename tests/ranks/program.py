@@ -203,6 +203,59 @@ def locked(folder: Path) -> dict[str, Any]:
     return {}
 
 
+@dataclass(frozen=True)
+class Full(Shared):
+    """The same work; at one moment of it the file that rank 0 writes may not grow any more."""
+
+    moment: str = field(default="opening", compare=False)
+    file: Path = field(default=Path(), compare=False)
+
+    def score(self, context: fxprune.Context) -> fxprune.Scores:
+        """As without it, until the scores are complete."""
+        found = super().score(context)
+        self.stop("scores")
+        return found
+
+    def note(self, what: str) -> None:
+        """Before a batch's sums, or an evaluation, are remembered."""
+        self.stop(what)
+
+    def stop(self, moment: str) -> None:
+        """Let no file of rank 0 grow beyond a few bytes more than the checkpoint has."""
+        import resource
+        import signal
+
+        if moment == self.moment and world()[0] == 0:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            size = self.file.stat().st_size if self.file.exists() else 0
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.RLIM_INFINITY))
+
+
+def full(moment: str) -> Callable[[Path], dict[str, Any]]:
+    """Rank 0 cannot write its checkpoint from some moment on; then it can, and the same call goes on.
+
+    Args:
+        moment: "opening" (the header), "batch" (running sums), a key of an evaluation, or "scores" (all of them).
+    """
+
+    def case(folder: Path) -> dict[str, Any]:
+        import resource
+
+        model, data = model_and_data()
+        path = folder / f"full-{moment}.ckpt"
+        scorer, found = Full(moment=moment, file=path), dict[str, Any]()
+        scorer.stop("opening")
+        try:
+            fxprune.compile(model, "50%", data=data, scorer=scorer, checkpoint=path)
+        except fxprune.FxpruneError as error:
+            found = {"kind": type(error).__name__, "error": str(error)}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        again = Full(moment="never", file=path)
+        return {**found, **described(fxprune.compile(model, "50%", data=data, scorer=again, checkpoint=path))}
+
+    return case
+
+
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "shared": shared,
     "slow": slow,
@@ -210,6 +263,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "failing": failing,
     "repaired": repaired,
     "locked": locked,
+    **{f"full-{moment}": full(moment) for moment in ("opening", "batch", "32", "scores")},
     **{how: spread(how) for how in ("whole", "sharded", "staged")},
     **{name: built_in(name) for name in ("magnitude", "minitron", "gradnas", "taylor", "fastnas")},
 }
