@@ -80,6 +80,7 @@ def test_a_dropped_layer_takes_its_cache_along() -> None:
     assert two - one == bytes_after_generating(small, 1, LENGTH)
     assert len(small.model.layers) == 2
     assert any("key/value cache of 4 x 20 tokens" in note for note in slim.report.notes)
+    assert "memory: weights and key/value cache" in " ".join(str(slim.report).split())
 
 
 def test_a_long_cache_has_heads_go_first() -> None:
