@@ -122,6 +122,37 @@ def test_numbers_that_are_looked_at_hold_the_experts(use: str, cut: bool) -> Non
     assert bool(expert_groups(analysis)) is cut
 
 
+class ListOfExperts(nn.Module):
+    """Experts that are modules: all of them for every row, or each for the rows that chose it."""
+
+    def __init__(self, *, loop: bool) -> None:
+        super().__init__()
+        self.router, self.loop = nn.Linear(8, 4, bias=False), loop
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, chosen = self.router(x).softmax(-1).topk(2)
+        weights = x.new_zeros(len(x), 4).scatter(1, chosen, values)
+        found = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if self.loop:
+                rows = torch.where((chosen == number).any(-1))[0]
+                found = found.index_add(0, rows, expert(x[rows]) * weights[rows, number, None])
+            else:
+                found = found + weights[:, number, None] * expert(x)
+        return found
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_experts_in_a_list_are_held(loop: bool) -> None:
+    torch.manual_seed(0)
+    analysis = analyze_program(capture(ListOfExperts(loop=loop).eval(), torch.randn(6, 8)))
+    assert not expert_groups(analysis)
+    assert "softmax over it" in str(analysis)
+    hidden = [group.name for group in analysis.groups if group.size == 16]
+    assert len(hidden) == (0 if loop else 4)
+
+
 def test_a_router_keeps_as_many_as_it_chooses() -> None:
     model, inputs = pretrained("mixtral")
     analysis = fxprune.analyze(model, inputs)
