@@ -26,6 +26,7 @@ from fxprune.front import Front, Point
 from fxprune.grid import Grid
 from fxprune.hidden_states import hidden_state_loss
 from fxprune.iterate import iterate
+from fxprune.kv_cache import KVCache
 from fxprune.latency import LatencyModel, latency_model
 from fxprune.lower import lower
 from fxprune.plan import Plan
@@ -60,6 +61,7 @@ __all__ = [
     "Grid",
     "InfeasibleBudget",
     "InputError",
+    "KVCache",
     "LatencyModel",
     "Plan",
     "PluginError",

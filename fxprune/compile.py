@@ -17,6 +17,7 @@ from fxprune.depth import Drop, counted
 from fxprune.dropping import without_least
 from fxprune.finished import open_store
 from fxprune.grid import Grid, on_grid
+from fxprune.kv_cache import KVCache
 from fxprune.latency.compiling import (
     build_to_time,
     keep_to_steps,
@@ -56,6 +57,7 @@ def compile(
     progress: bool = True,
     reconstruct: bool | None = None,
     config: bool = False,
+    kv_cache: KVCache | None = None,
     backend: str | Backend | None = None,
     backend_options: Mapping[str, Any] | None = None,
 ) -> SlimModule:
@@ -64,10 +66,11 @@ def compile(
     Args:
         model: the trained model; it is never changed, and the result shares no memory with it.
         budget: share of the original FLOPs ("50%", 0.5), or a mapping of `flops`, `params`, `memory` (bytes: weights
-            and peak activations at the example inputs), `latency` (of a call with the example inputs) to a share or an
-            absolute number ("1.8 GFLOPs", 12e6, "40 MB", "3 ms"), of `throughput` to at least ("1500/s", "200%"). All
-            hold. One FLOP is one multiply or one add. `config` asks for exact widths instead of a search:
-            numbers of a Transformers configuration, or names of groups ({"config": {"intermediate_size": 64}}).
+            and peak activations at the example inputs; with `kv_cache`, weights and cache), `latency` (of a call with the
+            example inputs) to a share or an absolute number ("1.8 GFLOPs", 12e6, "40 MB", "3 ms"), of `throughput` to at
+            least ("1500/s", "200%"). All hold. One FLOP is one multiply or one add. `config` asks for exact widths
+            instead of a search: numbers of a Transformers configuration, or names of groups
+            ({"config": {"intermediate_size": 64}}).
         example_inputs: tuple (positional), dict (keyword) or tensor; None to infer them: one sample of the first batch
             of `data`, or else what the model says.
         scorer: "auto", the name of a scorer, or an object with `name`, `needs` and `score(context)`.
@@ -97,6 +100,8 @@ def compile(
             recalibrate BatchNorm; None to do so where `data` is given, False to leave weights as cut.
         config: of Transformers models: keep to widths that the configuration can say, so that `apply(slim, model)` gives
             a model that `save_pretrained` and `from_pretrained` bring back (`fxprune.sayable` tells which these are).
+        kv_cache: of language models of Transformers: `fxprune.KVCache(batch=8, length=4096)` has `memory` mean the bytes of
+            weights and of the key/value cache for so many sequences of so many tokens.
         backend: where latency is measured, by name, on the model's device; None for PyTorch itself ("eager"). Without a
             budget of time only `align` follows from it: the multiples that it is found to compute fast.
         backend_options: of the backend, such as `{"threads": 1}` or `{"mode": "reduce-overhead"}`.
@@ -126,7 +131,9 @@ def compile(
     scores = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     data = reiterable(data)
     chosen = choose_scorer(scorer, scores, {"model": model, "data": data, "loss": loss, "score": score})
-    subject = understand(model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict, config=config)
+    subject = understand(
+        model, example_inputs, data, collect, ignore=ignore, drop=drop, strict=strict, config=config, kv_cache=kv_cache
+    )
     target, budget = split_budget(budget, model)
     method = method_of(search, target)
     times, budget = times_of(budget, subject, backend, backend_options, seed=seed, progress=progress)

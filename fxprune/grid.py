@@ -1,7 +1,8 @@
 """Candidates on a grid: one width per kind, some blocks dropped, all combinations near a budget; the best are tried out.
 
 1. For each number of blocks to drop, the least important ones go (`fxprune.depth`).
-2. Of what remains, each kind of group may keep some evenly spaced widths. All combinations whose costs hold every limit,
+2. Of what remains, each kind of group may keep some evenly spaced widths; with `config=True` the groups that one set of the
+   configuration's fields decides go together instead, at widths that it can say. All combinations whose costs hold every limit,
    and come within `near` of one of them, are candidates.
 3. Candidates of one depth are ranked by the loss that the scores predict. What blocks and widths lose does not compare, so
    every depth sends the same number of its best, `top` together, and the most promising ones first.
@@ -26,14 +27,15 @@ from fxprune.dropping import without_least
 from fxprune.errors import InfeasibleBudget, InputError
 from fxprune.exclusive import exclusive
 from fxprune.fingerprint import digest
-from fxprune.kinds import Kind, find_kinds, tied_ranges
+from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.language import is_causal_language_model
 from fxprune.passes.trials import Trials
+from fxprune.patterns import fold_names
 from fxprune.pruning import Subject, choices_of
 from fxprune.search.choices import Choices, Floats, Ints
 from fxprune.search.problem import Problem, pose, require_feasible
-from fxprune.search.ties import Tie, tie
-from fxprune.widths import Align, Floor, keep_most_important, width_ranges
+from fxprune.search.ties import Tie, TiedCosts, tie
+from fxprune.widths import Align, Floor, Range, keep_most_important, width_ranges
 
 if TYPE_CHECKING:
     from fxprune.budget import Budget
@@ -84,7 +86,7 @@ class Candidate:
 
     Attributes:
         dropped: names of the blocks that go.
-        kinds: name of each kind -> its width.
+        kinds: names of the groups that go together -> the width of the first.
         widths: name of each group -> its width.
         costs: metric -> absolute amount.
         loss: what the scores predict; comparable among candidates of one depth.
@@ -143,16 +145,26 @@ def list_candidates(
 def _of_level(level: Level, limits: Budget, grid: Grid, align: Align | None, floor: Floor | None) -> list[Candidate]:
     """The best candidates of one depth, the least predicted loss first."""
     analysis = level.subject.analysis
-    kinds = find_kinds(analysis)
     scores = level.scores if grid.width else replace(level.scores, whole=frozenset(analysis.costs.groups))
-    choices = choices_of(analysis, scores, tied_ranges(width_ranges(analysis, align, floor), kinds))
-    costs, of_kinds = tie(analysis.costs, choices, [Tie(kind.groups, kind.size) for kind in kinds])
+    choices, ties = _options(level.subject, scores, width_ranges(analysis, align, floor))
+    costs, of_kinds = tie(analysis.costs, choices, ties)
     problem = pose(costs, limits.limits, _coarse(of_kinds, grid.steps))
     _check_size(problem)
     require_feasible(problem)
     rows = _near(problem, grid.near)
     order = np.argsort(problem.loss_at(rows), kind="stable")
-    return [_candidate(problem, row, kinds, level.subject) for row in rows[order[: grid.top]]]
+    return [_candidate(problem, costs, row, level.subject) for row in rows[order[: grid.top]]]
+
+
+def _options(subject: Subject, scores: Scores, ranges: Mapping[str, Range]) -> tuple[list[Choices], Sequence[Tie]]:
+    """Widths of every group, and which groups go together: those of a kind, or those that the configuration says as one."""
+    analysis, sayable = subject.analysis, subject.sayable
+    if sayable is not None:
+        return choices_of(
+            analysis, scores, ranges, sayable.candidates(analysis.groups, ranges, scores.whole)
+        ), sayable.ties
+    kinds = find_kinds(analysis)
+    return choices_of(analysis, scores, tied_ranges(ranges, kinds)), [Tie(kind.groups, kind.size) for kind in kinds]
 
 
 def _coarse(choices: Sequence[Choices], steps: int) -> list[Choices]:
@@ -206,17 +218,15 @@ def _share(usage: Floats, limits: Floats) -> Floats:
     return shares
 
 
-def _candidate(problem: Problem, row: Ints, kinds: Sequence[Kind], subject: Subject) -> Candidate:
-    widths = problem.widths_at(row).tolist()
-    by_kind = dict(zip((kind.name for kind in kinds), widths, strict=True))
-    by_group = {name: by_kind[kind.name] for kind in kinds for name in kind.groups}
-    costs = subject.analysis.costs
-    amounts = costs.evaluate(np.array([[by_group[name] for name in costs.groups]], dtype=np.int64))
+def _candidate(problem: Problem, tied: TiedCosts, row: Ints, subject: Subject) -> Candidate:
+    chosen, names = problem.widths_at(row), tied.whole.groups
+    widths = tied.expand(chosen[None])
+    together = [", ".join(fold_names([names[at] for at in column])) for column in tied.columns]
     return Candidate(
         tuple(block.name for block in subject.dropped),
-        by_kind,
-        {name: by_group[name] for name in costs.groups},
-        {metric: float(each[0]) for metric, each in amounts.items()},
+        dict(zip(together, chosen.tolist(), strict=True)),
+        dict(zip(names, widths[0].tolist(), strict=True)),
+        {metric: float(each[0]) for metric, each in subject.analysis.costs.evaluate(widths).items()},
         float(problem.loss_at(row)),
     )
 
@@ -280,8 +290,5 @@ def on_grid(
     """
     if isinstance(search, str | None) and search != GRID:
         return subject, scores, None
-    if subject.sayable is not None:
-        msg = 'a grid does not know which widths a configuration can say; take search="uniform" with config=True'
-        raise InputError(msg)
     level, candidate = best_of_grid(subject, scores, limits, context, search if isinstance(search, Grid) else Grid())
     return level.subject, level.scores, candidate.widths

@@ -43,6 +43,7 @@ class Group:
         members: axes of parameters, buffers and constants in which the indices occur.
         outer: the variable for each of whose indices the kept indices may differ, or None.
         consumers: number of products (linear layers, convolutions, attention) that sum over the indices.
+        least: how many indices have to stay: as many experts as a router chooses.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Group:
     members: tuple[Member, ...]
     outer: Variable | None
     consumers: int
+    least: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ def find_groups(program: Program, propagation: Propagation) -> tuple[Group, ...]
             tuple(found),
             outers.get(variable),
             consumers[variable],
+            min(propagation.needed.get(variable, 1), variable.size),
         )
         for variable, found in members.items()
     )

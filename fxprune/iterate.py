@@ -91,6 +91,9 @@ def iterate(
     if given["config"]:
         msg = "iterate cannot keep to a configuration: its later stages prune a graph, which has none; leave out config=True"
         raise InputError(msg)
+    if given["kv_cache"] is not None:
+        msg = "iterate cannot count a key/value cache: its later stages prune a graph, which has none; leave out kv_cache="
+        raise InputError(msg)
     given["data"] = reiterable(given["data"])
     original = _understand(model, given, given["example_inputs"], given["ignore"], given["drop"])
     limits = parse_budget(budget, original.whole.costs.original)

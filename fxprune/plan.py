@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -101,7 +102,6 @@ class Plan:
         data = {
             "schema": SCHEMA,
             "kept": dict(self.kept),
-            "slices": {name: {str(dim): kept for dim, kept in dims.items()} for name, dims in self.slices.items()},
             "widths": {name: list(pair) for name, pair in self.widths.items()},
             "ignore": list(self.ignore),
             "dropped": list(self.dropped),
@@ -114,7 +114,8 @@ class Plan:
             "tied": dict(self.tied),
             "unsaved": list(self.unsaved),
         }
-        return json.dumps(data)  # on one line: indented, each of millions of indices would have its own
+        # On one line: indented, each of millions of indices would have its own.
+        return f'{json.dumps(data)[:-1]}, "slices": {_slices_text(self.slices)}}}'
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
@@ -234,14 +235,29 @@ def _check_indices(what: str, indices: object, count: int | None, size: int | No
         valid = (
             isinstance(row, list)
             and bool(row)
-            and all(_is_count(each) for each in row)
-            and all(a < b for a, b in pairwise(row))
+            and set(map(type, row)) == {int}  # nothing in Python for each: there may be millions
+            and row[0] >= 0
+            and all(map(operator.lt, row, islice(row, 1, None)))
             and (size is None or row[-1] < size)
             and len(row) == (len(first) if count is None else count)
         )
         if not valid:
             msg = f"the plan's kept indices of {what} are not sorted, distinct and in range"
             raise CheckpointError(msg)
+
+
+def _slices_text(slices: Mapping[str, Mapping[int, Indices]]) -> str:
+    """The slices as JSON; lists that several tensors share are written once."""
+    texts: dict[int, str] = {}
+    for dims in slices.values():
+        for indices in dims.values():
+            if id(indices) not in texts:
+                texts[id(indices)] = json.dumps(indices)
+    tensors = []
+    for name, dims in slices.items():
+        pairs = ", ".join(f'"{dim}": {texts[id(indices)]}' for dim, indices in dims.items())
+        tensors.append(f"{json.dumps(name)}: {{{pairs}}}")
+    return f"{{{', '.join(tensors)}}}"
 
 
 def kept_lists(kept: Mapping[str, NDArray[np.int64]]) -> dict[str, Indices]:
@@ -252,6 +268,7 @@ def kept_lists(kept: Mapping[str, NDArray[np.int64]]) -> dict[str, Indices]:
 def slices_of(program: Program, propagation: Propagation, cut: Cut) -> dict[str, dict[int, Indices]]:
     """Kept indices of every dimension of every parameter and buffer that loses some; tied names are all listed."""
     found: dict[str, dict[int, Indices]] = {}
+    lists: dict[tuple[tuple[int, ...], bytes], Indices] = {}  # equal ones are one: hidden features are all over a model
     for name in program.tensors:
         axes = propagation.tensors.get(program.canonical(name))
         if axes is None or not cut.touches(axes):
@@ -259,7 +276,11 @@ def slices_of(program: Program, propagation: Propagation, cut: Cut) -> dict[str,
         found[name] = {}
         for dim, positions in enumerate(cut.grid(axes)):
             if positions is not None:
-                found[name][dim] = (positions if positions.ndim == 1 else cut.rows_per_outer(axes, dim)).tolist()
+                rows = positions if positions.ndim == 1 else cut.rows_per_outer(axes, dim)
+                key = rows.shape, rows.tobytes()
+                if key not in lists:
+                    lists[key] = rows.tolist()
+                found[name][dim] = lists[key]
     return found
 
 

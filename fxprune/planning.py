@@ -28,6 +28,7 @@ from fxprune.capture import capture
 from fxprune.depth import choose_blocks, without_blocks
 from fxprune.groups import Group
 from fxprune.inputs import find_inputs, normalise_inputs
+from fxprune.kv_cache import KVCache, with_kv_cache
 from fxprune.plan import Plan
 from fxprune.pruning import Making, Subject, decide, score_subject
 from fxprune.scorer import Context
@@ -65,6 +66,7 @@ def plan(
     drop: Sequence[str] = (),
     search: str = "uniform",
     strict: bool = False,
+    kv_cache: KVCache | None = None,
 ) -> Plan:
     """Decide what to keep of a model, without weights and without building the slim one.
 
@@ -80,6 +82,7 @@ def plan(
         drop: blocks to drop whole, by name or pattern.
         search: "uniform" (one ratio for all groups, which a configuration can say), "knapsack" or "threshold".
         strict: raise where an operation has no rule.
+        kv_cache: as for `compile`.
 
     Returns:
         The plan, for `apply_to_checkpoint` or `apply`.
@@ -98,7 +101,7 @@ def plan(
         >>> fxprune.plan(model, "50%", example_inputs=torch.randn(2, 8)).widths["0"]
         (32, 64)
     """
-    subject = survey(model, example_inputs, ignore=ignore, drop=drop, strict=strict)
+    subject = survey(model, example_inputs, ignore=ignore, drop=drop, strict=strict, kv_cache=kv_cache)
     found = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
     return choose(model, subject, budget, found, align=align, floor=floor, search=search).plan
 
@@ -110,6 +113,7 @@ def survey(
     ignore: Sequence[str] = (),
     drop: Sequence[str] = (),
     strict: bool = False,
+    kv_cache: KVCache | None = None,
 ) -> Subject:
     """Capture with fixed sizes, and analyze: the first half of `plan`."""
     inputs = example_inputs
@@ -117,7 +121,8 @@ def survey(
         args, kwargs = find_inputs(model, None)[0] if inputs is None else normalise_inputs(inputs)
         args, kwargs = tree_map(lambda leaf: _beside(leaf, model), (args, kwargs))
         inputs = args or kwargs
-    whole = analyze_program(capture(model, inputs, free_batch=False), ignore=ignore, strict=strict)
+    program = with_kv_cache(model, capture(model, inputs, free_batch=False), kv_cache)
+    whole = analyze_program(program, ignore=ignore, strict=strict)
     dropped = choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)
     return Subject(whole, dropped, analysis, (ignore,) if isinstance(ignore, str) else tuple(ignore))

@@ -38,6 +38,8 @@ class Program:
         dynamic_batch: whether the batch size is free in the graph.
         notes: what the user should know about the capture.
         root: class of the model.
+        cached: values that a key/value cache holds, by the names of their nodes -> bytes that it holds of each; None where
+            no cache is counted (`fxprune.kv_cache`).
     """
 
     graph_module: GraphModule
@@ -59,6 +61,7 @@ class Program:
     dynamic_batch: bool
     notes: tuple[str, ...]
     root: type
+    cached: Mapping[str, int] | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 
-from fxprune.axes import Axes, Axis, Conflict, Solver, Variable, head, settle
+from fxprune.axes import Axes, Axis, Conflict, Solver, Variable, head, leaves, settle
 from fxprune.errors import CouplingConflict, FxpruneError, GraphError
 from fxprune.program import Program
 from fxprune.rules import find_rule
@@ -29,6 +29,7 @@ class Propagation:
         conflicts: equations that could not be satisfied, whose axes were pinned.
         unknown: nodes whose operation has no rule.
         mixed: for each operation the axes along which it combines different indices.
+        needed: variable -> how many of its indices have to stay at least, where that is more than one.
     """
 
     values: Mapping[Node, Any]
@@ -36,6 +37,7 @@ class Propagation:
     conflicts: tuple[Conflict, ...]
     unknown: tuple[Node, ...]
     mixed: Mapping[Node, Axes]
+    needed: Mapping[Variable, int] = field(default_factory=dict)
 
 
 def propagate(program: Program, ignored: Mapping[str, str], *, strict: bool = False) -> Propagation:
@@ -59,7 +61,15 @@ def propagate(program: Program, ignored: Mapping[str, str], *, strict: bool = Fa
     values = {node: _settle(value, settled) for node, value in walk.values.items()}
     tensors = {name: _settle(axes, settled) for name, axes in walk.tensors.items()}
     mixed = {node: tuple(settle(axis) for axis in axes) for node, axes in walk.trace.mixed.items()}
-    return Propagation(values, tensors, tuple(walk.trace.solver.conflicts), tuple(walk.unknown), mixed)
+    return Propagation(values, tensors, tuple(walk.trace.solver.conflicts), tuple(walk.unknown), mixed, _needed(walk))
+
+
+def _needed(walk: _Walk) -> dict[Variable, int]:
+    found: dict[Variable, int] = {}
+    for axis, least in walk.trace.needed:
+        for variable in leaves(settle(axis)):
+            found[variable] = max(found.get(variable, 1), least)
+    return found
 
 
 class _Walk:

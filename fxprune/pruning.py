@@ -27,6 +27,7 @@ from fxprune.errors import InfeasibleBudget, InputError, PluginError
 from fxprune.exclusive import exclusive
 from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
+from fxprune.kv_cache import KVCache, with_kv_cache
 from fxprune.passes.bypass import verify_drop
 from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
@@ -126,6 +127,7 @@ def understand(
     drop: Drop,
     strict: bool,
     config: bool = False,
+    kv_cache: KVCache | None = None,
 ) -> Subject:
     """Capture and analyze; without example inputs, one sample of the data's first batch serves.
 
@@ -136,7 +138,7 @@ def understand(
         example_inputs, note = example_from(data, model, collect)
         notes = (note,)
     program = capture(model, example_inputs)
-    program = replace(program, notes=(*notes, *program.notes))
+    program = with_kv_cache(model, replace(program, notes=(*notes, *program.notes)), kv_cache)
     whole = analyze_program(program, ignore=ignore, strict=strict)
     dropped = () if isinstance(drop, int | Depth) else choose_blocks(whole, drop)
     analysis = without_blocks(whole, dropped, ignore=ignore, strict=strict)

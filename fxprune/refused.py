@@ -42,9 +42,20 @@ def _of_module(path: str, module: nn.Module) -> str | None:
     if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
         inner = f"model.{path}.module" if path else "model.module"
         return f"{where} wrapped in {kind.__name__}; pass what is inside ({inner}), and wrap the slim module instead"
+    if any(getattr(each, "offload", False) for each in _hooks(module)) and any(p.is_meta for p in module.parameters()):
+        return (
+            f"{where} offloaded by accelerate, which brings its parameters only while it runs; load the model whole, or score it "
+            "piece by piece: fxprune.score(plain, ..., weights=model), with `plain` built under accelerate.init_empty_weights()"
+        )
     if kind.__module__.startswith(_QUANTISED):
         return f"{where} quantised ({kind.__module__}.{kind.__name__}); prune the model before, and quantise the slim module"
     return None
+
+
+def _hooks(module: nn.Module) -> list[object]:
+    """Those of accelerate, which may stand in a row."""
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", [hook]))
 
 
 def _of_tensor(name: str, tensor: torch.Tensor) -> str:

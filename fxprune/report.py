@@ -29,6 +29,9 @@ LONGEST = 2**26
 """Bytes that a report in a file may have."""
 
 
+PEAK = "weights and peak activations"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a compilation found and decided."""
@@ -117,6 +120,7 @@ class Report:
         seconds: duration of the whole compilation.
         notes: what the user should know: inferred inputs, a fixed batch size, operations without a rule.
         dropped: blocks that were dropped whole, in the model's order.
+        memory: what is counted as memory.
     """
 
     model: str
@@ -129,6 +133,7 @@ class Report:
     seconds: float
     notes: tuple[str, ...]
     dropped: tuple[DroppedBlock, ...] = ()
+    memory: str = PEAK
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -178,6 +183,7 @@ def make_report(outcome: Outcome) -> Report:
         seconds=outcome.seconds,
         notes=(*analysis.program.notes, *_notes(analysis), *outcome.notes),
         dropped=tuple(DroppedBlock(block.name, block.kind, block.parameters) for block in outcome.dropped),
+        memory=PEAK if analysis.program.cached is None else "weights and key/value cache",
     )
 
 
@@ -318,7 +324,7 @@ def _closing(report: Report) -> str:
     lines = [
         *_dropped_lines(report),
         f"{checked}; {report.seconds:.1f} s",
-        "1 FLOP is one multiply or one add (twice the MACs that some tools report); memory: weights and peak activations",
+        f"1 FLOP is one multiply or one add (twice the MACs that some tools report); memory: {report.memory}",
         *(f"note: {note}" for note in report.notes),
     ]
     return "\n".join(lines)

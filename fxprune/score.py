@@ -57,9 +57,9 @@ def score(
         scorer: name or object, as for `compile`.
         data: batches, as for `compile`; the same on every rank, which share them.
         weights: where values come from if not from `model`: a checkpoint's folder (safetensors), a module with the same
-            names (on several devices, FSDP2 or tensor-parallel `DTensor`s, or one stage of a pipeline in each process), or
-            a mapping. Each is fetched when the forward pass comes to it and let go of after its last use. Scorers that go
-            forward only can do with this: "minitron".
+            names (on several devices, offloaded by accelerate, FSDP2 or tensor-parallel `DTensor`s, or one stage of a
+            pipeline in each process), or a mapping. Each is fetched when the forward pass comes to it and let go of after
+            its last use. Scorers that go forward only can do with this: "minitron".
         device: where batches are computed, with `weights`; default: the GPU that is chosen, or the CPU.
         loss: as for `compile`.
         score: as for `compile`.

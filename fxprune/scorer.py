@@ -271,5 +271,5 @@ def check_needs(scorer: Scorer, given: dict[str, object]) -> None:
     missing = sorted(need for need in scorer.needs if given.get(need) is None)
     if missing:
         wanted = " and ".join(f"{each}=" for each in missing)
-        msg = f"the scorer {scorer.name!r} needs {wanted}; pass it to fxprune.compile"
+        msg = f"the scorer {scorer.name!r} needs {wanted}; pass it to the call that scores (fxprune.compile, score or sweep)"
         raise InputError(msg)

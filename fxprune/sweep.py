@@ -79,7 +79,7 @@ def sweep(
     scores = given["scores"] if isinstance(given["scores"], Scores | None) else Scores.load(given["scores"])
     data, collect = reiterable(given["data"]), given["collect"]
     chosen = choose_scorer(given["scorer"], scores, {**given, "model": model, "data": data})
-    understanding = {name: given[name] for name in ("ignore", "drop", "strict", "config")}
+    understanding = {name: given[name] for name in ("ignore", "drop", "strict", "config", "kv_cache")}
     subject = understand(model, given["example_inputs"], data, collect, **understanding)
     limits = [parse_budget(each, subject.whole.costs.original) for each in budgets]
     scoring = {name: given[name] for name in ("loss", "collect", "seed", "align", "floor", "progress")}

@@ -133,6 +133,7 @@ def on_target(
     if len(solutions) > 1:
         solutions.sort(key=lambda widths: error_of(subject, scores, widths, context.model, target.fields))
     widths = {**solutions[0], **named}
+    _check_least(subject.analysis, widths, target)
     _check_limits(subject.analysis, widths, limits)
     return subject, replace(scores, whole=frozenset()), widths
 
@@ -215,6 +216,13 @@ def _equations(subject: Subject, shapes: Mapping[str, tuple[int, ...]]) -> list[
         if (shape := shapes.get(renamed(name, paths))) is not None and len(shape) == len(axes)
         for dim, axis in enumerate(axes)
     ]
+
+
+def _check_least(analysis: Analysis, widths: Mapping[str, int], target: Target) -> None:
+    few = next((group for group in analysis.groups if widths[group.name] < group.least), None)
+    if few is not None:
+        msg = f"The budget's config {target} leaves {few.name} {widths[few.name]} experts, and the router chooses {few.least}."
+        raise BudgetError(msg)
 
 
 def _check_limits(analysis: Analysis, widths: Mapping[str, int], limits: Budget) -> None:

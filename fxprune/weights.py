@@ -5,8 +5,9 @@ A model is then two things: its modules with shapes alone (`stand_in`), which ar
 the activations. A source is
 
 - a folder of safetensors files, from which each tensor is read;
-- a module that holds the values: spread over several devices, sharded as `DTensor`s (FSDP2, tensor parallelism), or, of several
-  processes, a part of the model in each (pipeline stages): what a process lacks the lowest rank that has it sends to all;
+- a module that holds the values: spread over several devices, offloaded to the CPU or to disk by accelerate, sharded as
+  `DTensor`s (FSDP2, tensor parallelism), or, of several processes, a part of the model in each (pipeline stages): what a process
+  lacks the lowest rank that has it sends to all;
 - a mapping of names to tensors.
 
 Where parameters travel between processes (`Weights.collective`), all ranks fetch the same names in the same order.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,14 +46,14 @@ def stand_in(model: nn.Module, given: Given) -> nn.Module:
         InputError: a buffer has no value anywhere.
         CaptureError: something in the model cannot be copied.
     """
-    source = {} if isinstance(given, str | PathLike) else _tensors(given)
+    source = {} if isinstance(given, str | PathLike) else _getters(given)
     instead: dict[int, Tensor] = {id(each): _empty(each) for each in model.parameters()}
     missing = []
     for name, buffer in model.named_buffers(remove_duplicate=False):
         if not buffer.is_meta:
             instead[id(buffer)] = buffer.cpu()
         elif name in source:
-            instead[id(buffer)] = _getter(source[name])().cpu()
+            instead[id(buffer)] = source[name]().cpu()
         elif id(buffer) not in instead:
             missing.append(name)
     if missing:
@@ -84,10 +86,10 @@ class Weights:
         """
         self.program, self.device = program, device
         self._files, self._paths = ExitStack(), list[Path]()
-        self._here = {} if isinstance(given, str | PathLike) else _tensors(given)
-        getters = {name: _getter(each) for name, each in self._here.items()}
-        if isinstance(given, str | PathLike):
-            getters = self._open(Path(given))
+        in_files = isinstance(given, str | PathLike)
+        self._here = {} if in_files else _tensors(given)
+        self._elsewhere = {} if in_files else _offloaded(given)
+        getters = self._open(Path(given)) if isinstance(given, str | PathLike) else _getters(given)
         self._own = {program.canonical(name): getter for name, getter in getters.items() if name in program.tensors}
         self._holders = _holders(self._own)
         sharded = any(gathered(any(map(_is_sharded, self._here.values()))))
@@ -132,7 +134,10 @@ class Weights:
         """What tells these weights from others: files with their sizes and times, or the sum of each tensor here."""
         if self._paths:
             return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._paths]
-        return [(name, float(_local(each).sum(dtype=torch.float64))) for name, each in sorted(self._here.items())]
+        return [
+            *((name, _total(each)) for name, each in sorted(self._here.items())),
+            *((name, _total(get())) for name, get in sorted(self._elsewhere.items())),
+        ]
 
     def close(self) -> None:
         """Close the files."""
@@ -182,10 +187,41 @@ def _getter(value: Tensor) -> Getter:
     return whole.full_tensor if _is_sharded(value) else lambda: whole
 
 
-def _local(value: Tensor) -> Tensor:
+def _getters(given: Any) -> dict[str, Getter]:
+    return {**{name: _getter(each) for name, each in _tensors(given).items()}, **_offloaded(given)}
+
+
+def _offloaded(given: Any) -> dict[str, Getter]:
+    """Parameters and buffers of a module that accelerate keeps on the CPU or on disk, and brings when it runs."""
+    if not isinstance(given, nn.Module) or not any(each.is_meta for _, each in _named(given)):
+        return {}
+    try:
+        from accelerate.utils import has_offloaded_params  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return {}
+    return {
+        f"{path}.{name}" if path else name: partial(_brought, module, name)
+        for path, module in given.named_modules(remove_duplicate=False)
+        if has_offloaded_params(module)
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if tensor.is_meta
+    }
+
+
+def _brought(module: nn.Module, name: str) -> Tensor:
+    """A tensor of an offloaded module, which is not kept."""
+    from accelerate.utils import align_module_device  # type: ignore[import-not-found, unused-ignore]
+
+    with align_module_device(module, torch.device("cpu")):
+        found: Tensor = getattr(module, name).detach()
+        return found
+
+
+def _total(value: Tensor) -> float:
+    """Sum of what is here of a tensor."""
     own: Any = value.detach()
     part: Tensor = own.to_local() if _is_sharded(value) else own
-    return part.float()
+    return float(part.float().sum(dtype=torch.float64))
 
 
 def _is_sharded(value: Tensor) -> bool:

@@ -78,7 +78,9 @@ def width_ranges(
     steps = _steps(analysis, _wanted(analysis.groups, align, on_gpu=on_gpu))
     floors = _floors(analysis.groups, DEFAULT_FLOOR if floor is None else floor)
     return {
-        group.name: Range(steps[group.variable], max(floors[group.name], min(steps[group.variable], group.size)))
+        group.name: Range(
+            steps[group.variable], max(floors[group.name], group.least, min(steps[group.variable], group.size))
+        )
         for group in analysis.groups
     }
 

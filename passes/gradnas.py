@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxprune.passes.experts import expert_groups
 from fxprune.passes.gradients import mask_gradient
 from fxprune.passes.silence import silenced_model
 from fxprune.scores import Curve, Scores
@@ -56,7 +57,12 @@ class GradNAS:
 
             sums, count = context.accumulate("squared mask gradients", squares, "gradients", self.max_batches)
         importance = model.by_group(torch.from_numpy(sums["squares"]) / count)
-        return Scores(self.name, importance, {name: cumulative(each) for name, each in importance.items()})
+        return Scores(
+            self.name,
+            importance,
+            {name: cumulative(each) for name, each in importance.items()},
+            whole=expert_groups(context.analysis),  # a router chooses: no gradient says what an expert is worth
+        )
 
 
 def cumulative(importance: NDArray[np.float64]) -> Curve:

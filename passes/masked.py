@@ -51,7 +51,10 @@ class MaskedOriginal(Interpreter):
         return self._run_silenced(n) if role is Role.CONTRACTION else self._run_packed(n)
 
     def _reads_cut(self, node: Node) -> bool:
-        return any(self.cut.touches(axes) for each in node.all_input_nodes for axes in axes_of(self.propagation, each))
+        """Whether a cut lies on an axis of an argument, or is what an operation counts along."""
+        return self.cut.touches(self.propagation.mixed.get(node, ())) or any(
+            self.cut.touches(axes) for each in node.all_input_nodes for axes in axes_of(self.propagation, each)
+        )
 
     def _run_silenced(self, node: Node) -> Any:
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self._silenced)
@@ -62,6 +65,8 @@ class MaskedOriginal(Interpreter):
         value, axes = self.env[node], self.propagation.values.get(node)
         if not isinstance(axes, TensorAxes) or not isinstance(value, Tensor):
             return value
+        if not value.is_floating_point() and not value.is_complex():
+            return value  # offsets: they say where rows lie, and are no factor
         mask = self._mask(axes, value)
         return (
             value if mask is None else torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))

@@ -15,6 +15,8 @@ group, which are ranked by all of their heads together. The importance is A^2, a
 inside a head (dimensions of queries, keys and values) keeps its width, as in the paper: configurations can seldom say it. Indices
 that nothing of all this reads (hidden states of recurrent layers) go by magnitude.
 
+Whole experts are looked at where the router's weights have been applied (`fxprune.passes.experts`).
+
 A block is worth its influence on the residual stream, 1 - mean over tokens of cos(x_in, x_out), or with
 `depth="loss"` what the model loses without it: its perplexity on the data, or the drop of `score` where there is one.
 
@@ -39,6 +41,7 @@ from torch import Tensor
 from fxprune.axes import Axes, leaves
 from fxprune.errors import InputError
 from fxprune.indexing import index_of
+from fxprune.passes.experts import count_of, find_experts, sum_of
 from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.magnitude import group_energies
 from fxprune.passes.samples import Given, rows_of
@@ -92,7 +95,8 @@ class Minitron:
         """Importance of every index of every group, and of every block."""
         analysis = context.analysis
         taps, blocks = find_taps(analysis), analysis.blocks
-        watching = Watching(analysis, self._measures(context, taps), blocks, context.weights)
+        experts = find_experts(analysis)
+        watching = Watching(analysis, self._measures(context, taps), blocks, context.weights, experts.values())
         sums, count = context.accumulate("activations", watching.measure, "activations", self.max_batches)
         importance = {group.name: self._importance(context, group, taps[group.name], sums) for group in context.groups}
         return Scores(
@@ -134,6 +138,8 @@ class Minitron:
         self, context: Context, group: Group, taps: Sequence[Node], sums: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
         total = np.zeros(int(np.prod(group.shape)))
+        if sum_of(group.name) in sums:
+            total += sums[sum_of(group.name)] / np.maximum(sums[count_of(group.name)], 1.0)
         for node in taps:
             name = key(group, node)
             mean = sums[name] / max(float(sums[f"samples {name}"][0]), 1.0)

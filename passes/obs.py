@@ -157,8 +157,9 @@ class Obs:
     ) -> list[tuple[float, float]]:
         """Pairs of local error and distortion at the widths nearest to the shares."""
         points: list[tuple[float, float]] = []
-        for share in self.shares:
-            at = int(np.argmin([abs(width - share * group.size) for width in elimination.widths[1:]])) + 1
+        possible = sum(width >= group.least for width in elimination.widths)
+        for share in self.shares if possible > 1 else ():
+            at = int(np.argmin([abs(width - share * group.size) for width in elimination.widths[1:possible]])) + 1
             width = elimination.widths[at]
             kept = np.sort(elimination.order[:, group.size - width :].numpy(), axis=1)
             weights = repaired(analysis, group, kept, seen, self.ridge)

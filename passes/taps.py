@@ -43,6 +43,9 @@ def find_taps(analysis: Analysis) -> dict[str, tuple[Node, ...]]:
     attention = inside_heads(analysis) | heads_around(analysis)
     found: dict[str, tuple[Node, ...]] = {}
     for group in analysis.groups:
+        if group.variable in analysis.propagation.needed:
+            found[group.name] = ()  # whole experts: what is seen along their axis are the router's scores
+            continue
         orders = (weighted, products, norms) if group.name in attention else (norms, weighted, products)
         found[group.name] = next((tuple(each[group.variable]) for each in orders if group.variable in each), ())
     return found

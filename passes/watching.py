@@ -1,9 +1,9 @@
-"""One forward pass over a batch that measures values on its way: at taps, and of blocks what enters against what leaves."""
+"""One forward pass over a batch that measures values on its way: at taps, of blocks what enters and leaves, of experts."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -15,6 +15,7 @@ from fxprune.analysis import Analysis
 from fxprune.axes import Variable, leaves
 from fxprune.batches import Batch
 from fxprune.blocks import Block
+from fxprune.passes.experts import Experts
 from fxprune.passes.original import Original
 from fxprune.passes.samples import Given, rows_of
 from fxprune.rules.elementwise import TensorAxes
@@ -32,6 +33,7 @@ class Watching(Original):
         taps: Mapping[Node, Sequence[Measure]],
         blocks: Sequence[Block],
         weights: Weights | None = None,
+        experts: Iterable[Experts] = (),
     ) -> None:
         """`taps`: what to measure at which values; `weights`: where parameters come from, if not from the model."""
         super().__init__(analysis.program, weights)
@@ -39,6 +41,8 @@ class Watching(Original):
         self.leaving: dict[Node, list[Block]] = defaultdict(list)
         for block in blocks:
             self.leaving[block.output].append(block)
+        self.experts = {each.output: each for each in experts}
+        self.routing = {node for each in self.experts.values() for node in (each.offsets, each.order)}
         self.entering = Counter(block.input for block in blocks)
         self.known = {v for axes in analysis.propagation.tensors.values() for axis in axes for v in leaves(axis)}
         self.begin()
@@ -48,6 +52,7 @@ class Watching(Original):
         self.given = Given()
         self.measured: dict[str, Tensor] = {}
         self.streams: dict[Node, Tensor] = {}
+        self.routes: dict[Node, Tensor] = {}
         self.awaited = Counter(self.entering)
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
@@ -63,6 +68,12 @@ class Watching(Original):
             self.given.add(n, value, self.analysis.propagation)
         for measure in self.taps.get(n, ()):
             self.measured.update(measure(value, self.given))
+        if n in self.routing:
+            self.routes[n] = value
+        if n in self.experts:
+            own = self.experts[n]
+            routes = self.routes.pop(own.offsets), self.routes.pop(own.order)
+            self.measured.update(own.measure(value, *routes, self.given))
         for block in self.leaving.get(n, ()):
             self.measured.update(self._similarity(block, value))
         if n in self.entering:

@@ -311,7 +311,7 @@ def test_a_scorer_without_what_it_needs(needs: set[str], given: dict[str, Any], 
     never = Scorer(lambda _: pytest.fail("must not run"), needs=frozenset(needs))
     message = fails(scorer=never, **given, error=InputError)
     assert wanted in message
-    assert "fxprune.compile" in message
+    assert "pass it to the call that scores (fxprune.compile, score or sweep)" in message
 
 
 @pytest.mark.parametrize("scorer", [Nameless(), 7, [], torch.nn.Linear(1, 1)])

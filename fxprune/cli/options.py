@@ -13,17 +13,20 @@ from torch import nn
 from fxprune.cli.inputs import ExampleInputs, parse_inputs
 from fxprune.cli.models import load_model, load_named
 from fxprune.errors import InputError
+from fxprune.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from fxprune import SlimModule
 
 __all__ = [
     "Subparsers",
+    "add_kv_cache_option",
     "add_model_options",
     "add_pruning_options",
     "add_scoring_options",
     "blocks_to_drop",
     "known_inputs",
+    "kv_cache_of",
     "model_and_inputs",
     "parse_budget_options",
     "prune",
@@ -95,10 +98,35 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, required: bool, budg
     group.add_argument(
         "--config", action="store_true", help="only widths that the configuration of a Transformers model can say"
     )
+    add_kv_cache_option(group)
     group.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
     group.add_argument(
         "--search", metavar="NAME", help="how widths are chosen (default: what suits the scorer, mostly knapsack)"
     )
+
+
+def add_kv_cache_option(parser: argparse._ActionsContainer) -> None:
+    """Say which key/value cache a budget of memory has to hold."""
+    parser.add_argument(
+        "--kv-cache",
+        metavar="BATCHxLENGTH",
+        help="of language models: memory is that of weights and a key/value cache of so many sequences of so many tokens",
+    )
+
+
+def kv_cache_of(options: argparse.Namespace) -> KVCache | None:
+    """The value of `--kv-cache`, 8x4096.
+
+    Raises:
+        InputError: it is not two whole numbers.
+    """
+    text: str | None = options.kv_cache
+    if text is None:
+        return None
+    batch, _, length = text.partition("x")
+    if not batch.isdecimal() or not length.isdecimal():
+        raise InputError(f"--kv-cache {text!r} is not a batch size and a length, such as 8x4096.")
+    return KVCache(int(batch), int(length))
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +227,7 @@ def prune(model: nn.Module, inputs: ExampleInputs | None, options: argparse.Name
         align=options.align,
         drop=blocks_to_drop(options.drop),
         config=options.config,
+        kv_cache=kv_cache_of(options),
         search=options.search,
         seed=options.seed,
         **({"backend": options.timed_on} if getattr(options, "timed_on", None) else {}),

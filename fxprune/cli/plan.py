@@ -11,7 +11,7 @@ from torch import nn
 from fxprune.budget import format_amount
 from fxprune.cli.inputs import parse_inputs
 from fxprune.cli.models import load_model
-from fxprune.cli.options import Subparsers, parse_budget_options, summary
+from fxprune.cli.options import Subparsers, add_kv_cache_option, kv_cache_of, parse_budget_options, summary
 from fxprune.cli.output import make_folder
 from fxprune.errors import CheckpointError, InputError
 from fxprune.planning import Planned, choose, survey
@@ -33,6 +33,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--budget", action="append", required=True, metavar="[METRIC=]VALUE", help="as for fxprune compile"
     )
+    add_kv_cache_option(parser)
     parser.add_argument("--scores", type=Path, metavar="FILE", help="what to keep; else the first indices")
     parser.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help="what keeps its shape")
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="block to drop whole")
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     make_folder(options.out.parent)
     model = model_on_meta(options.model, options.arg)
     inputs = parse_inputs(options.input, torch.Generator())
-    subject = survey(model, inputs, ignore=options.ignore, drop=options.drop)
+    subject = survey(model, inputs, ignore=options.ignore, drop=options.drop, kv_cache=kv_cache_of(options))
     floor = {**dict.fromkeys(options.keep, 1.0)} or None
     scores = None if options.scores is None else Scores.load(options.scores)
     budget = parse_budget_options(options.budget)

@@ -12,6 +12,7 @@ from fxprune.cli.options import (
     add_pruning_options,
     add_scoring_options,
     blocks_to_drop,
+    kv_cache_of,
     model_and_inputs,
     parse_budget_options,
     scoring_arguments,
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
         [parse_budget_options(text.split(",")) for text in options.budget],
         example_inputs=inputs,
         drop=blocks_to_drop(options.drop),
+        kv_cache=kv_cache_of(options),
         **{name: getattr(options, name) for name in names},
         **scoring_arguments(options),
     )

@@ -5,7 +5,8 @@
   the CUDA kernels; the fused CPU kernel is invisible to the counter, so compare under
   `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
 - `params`: number of parameter elements, tied ones once, those that the captured forward does not reach included.
-- `memory`: bytes of all weights plus the peak of the activations (`fxprune.costs.memory`).
+- `memory`: bytes of all weights plus the peak of the activations (`fxprune.costs.memory`); where a key/value cache is to be
+  counted (`fxprune.kv_cache`), bytes of all weights and of that cache.
 
 All at the sizes of the example inputs, their batch size included.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from torch import Tensor
 from fxprune.costs.columns import Columns, ColumnTable
 from fxprune.costs.formulas import node_flops
 from fxprune.costs.memory import find_storages, tabulate_live_bytes
-from fxprune.costs.polynomial import Table, collect, tabulate, volume
+from fxprune.costs.polynomial import Monomial, Table, collect, tabulate, volume
 from fxprune.costs.sizes import Sizes
 from fxprune.errors import InputError
 from fxprune.groups import Group
@@ -109,14 +111,31 @@ def build_costs(program: Program, propagation: Propagation | None, groups: tuple
     params = collect(
         count for name, count in elements.items() if name in program.tensors and name not in program.buffers
     )
-    live = tabulate_live_bytes(find_storages(program, sizes), columns.unit)
+    cached = None if program.cached is None else collect(_cached_bytes(program, program.cached, sizes))
+    held = (
+        tabulate_live_bytes(find_storages(program, sizes), columns.unit)
+        if cached is None
+        else tabulate([cached], columns.unit)
+    )
     metrics = {
         "flops": (tabulate([flops], columns.unit),),
         "params": (tabulate([params], columns.unit),),
-        "memory": (tabulate([bytes_], columns.unit), live),
+        "memory": (tabulate([bytes_], columns.unit), held),
     }
     widths = np.array([group.size for group in groups], dtype=np.int64)
     return Costs(tuple(group.name for group in groups), widths, columns.compile(), metrics)
+
+
+def _cached_bytes(program: Program, cached: Mapping[str, int], sizes: Sizes) -> Iterator[Monomial]:
+    """What a key/value cache holds of each value, in proportion to the value's elements."""
+    for node in program.nodes:
+        if node.name in cached:
+            (shape,) = sizes.results(node)
+            assert shape is not None
+            original = prod(sizes.real(size) for size in node.meta["val"].shape)
+            size = volume(shape)
+            whole, rest = divmod(size.coefficient * cached[node.name], original)
+            yield Monomial(whole if not rest else size.coefficient * cached[node.name] / original, size.columns)
 
 
 def weights_of(program: Program) -> Iterator[tuple[str, Tensor]]:

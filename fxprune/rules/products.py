@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fxprune.axes import Axes, Axis
+from fxprune.axes import Axes, Axis, Variable, head
 from fxprune.rules.registry import Role, rule
 from fxprune.rules.trace import Trace
 
@@ -74,15 +74,26 @@ def add_product(trace: Trace, bias: Axes, left: Axes, right: Axes, **_: Any) -> 
     aten._grouped_mm.default,
     role=Role.CONTRACTION,
 )
-def grouped_product(trace: Trace, rows: Axes, weight: Axes, *_: Any, **__: Any) -> Axes:
-    """y[t, n] = sum_k x[t, k] w[e(t), k, n], where offsets say which expert e holds row t: experts are pinned."""
+def grouped_product(trace: Trace, rows: Axes, weight: Axes, offs: Axes | None = None, *_: Any, **__: Any) -> Axes:
+    """y[t, n] = sum_k x[t, k] w[e(t), k, n], where offsets say which expert e holds row t.
+
+    Experts are pinned unless the offsets are counts of what a router chose.
+    """
     if len(rows) != 2 or len(weight) != 3:
         trace.pin_all((*rows, *weight), "product in groups")
         return trace.fixed_axes(trace.shape, "product in groups")
-    trace.pin(weight[0], "addressed by the router")
+    if offs is None or len(offs) != 1 or _is_pinned(offs[0]):
+        trace.pin(weight[0], "addressed by the router")
+    else:
+        trace.unify(weight[0], offs[0])
     trace.unify(rows[1], weight[1])
     trace.mix(rows[1])
     return (rows[0], weight[2])
+
+
+def _is_pinned(axis: Axis) -> bool:
+    axis = head(axis)
+    return isinstance(axis, Variable) and axis.pin is not None
 
 
 @rule(aten.outer.default, aten.ger.default)

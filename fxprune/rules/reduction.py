@@ -2,7 +2,8 @@
 
 A mean, a variance or a norm along a cut axis is taken over what is kept. Softmax is not: its result along the axis is a
 distribution over given things, so the axis is pinned. So are axes along which positions are computed (argmax, cumsum,
-sort).
+sort). The exception are routers (`fxprune.rules.routing`): experts that are cut can no longer be chosen, and softmax, choice
+and counts are those of the experts that are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 
 from fxprune.axes import Axes, Variable
 from fxprune.rules.registry import Role, rule
+from fxprune.rules.resizing import Arguments, Resizing
+from fxprune.rules.routing import chosen_by, leads_to_choice, routes
 from fxprune.rules.trace import Trace
 
 aten = torch.ops.aten
@@ -103,10 +106,13 @@ def vector_norm(
     return drop_dims(trace, input, dim)
 
 
-@rule(aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default)
+@rule(aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default, role=Role.REDUCTION)
 def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
-    """Y = exp(x) / sum exp(x) along `dim`, which is pinned."""
-    if input:
+    """Y = exp(x) / sum exp(x) along `dim`, which is pinned unless the result chooses experts."""
+    assert trace.node is not None
+    if input and dim in (-1, len(input) - 1) and leads_to_choice(trace.node):
+        trace.mix(input[dim])
+    elif input:
         trace.pin(input[dim], "softmax over it")
     return input
 
@@ -118,8 +124,12 @@ def softmax(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
     aten.cumsum_.default,
 )
 def cumulative(trace: Trace, input: Axes, dim: int, *_: Any, **__: Any) -> Axes:
-    """y[i] = f(x[0], ..., x[i]): the order along `dim` matters, so it is pinned."""
-    if input:
+    """y[i] = f(x[0], ..., x[i]): the order along `dim` matters, so it is pinned, unless it counts rows of experts.
+
+    Of these the ones that are cut have none, which leaves the others' sums as they are.
+    """
+    assert trace.node is not None
+    if input and trace.node.args[0] not in trace.numbered:
         trace.pin(input[dim], "accumulated along it")
     return input
 
@@ -152,13 +162,48 @@ def cosine_similarity(trace: Trace, x1: Axes, x2: Axes, dim: int = 1, *_: Any, *
     aten.min.dim,
     aten.sort.default,
     aten.sort.stable,
-    aten.topk.default,
     aten.mode.default,
     aten.kthvalue.default,
 )
 def values_and_positions(trace: Trace, input: Axes, *_: Any, **__: Any) -> tuple[Axes, Axes]:
     """Values and their positions along a dimension: positions name indices, so the dimension is pinned."""
     return _positions(trace, input), _positions(trace, input)
+
+
+@rule(aten.topk.default, role=Role.REDUCTION)
+def largest(trace: Trace, input: Axes, k: int, *_: Any, **__: Any) -> tuple[Axes, Axes]:
+    """The k largest of what is kept and their positions: an axis can only be cut where they choose experts, to k at least."""
+    node = trace.node
+    assert node is not None
+    if not input or not isinstance(k, int) or not routes(node):
+        return _positions(trace, input), _positions(trace, input)
+    trace.mix(input[-1])
+    trace.number(input[-1], node, at_least=k)
+    chosen = trace.fixed(k, "number of experts for each token")
+    return (*input[:-1], chosen), (*input[:-1], chosen)
+
+
+def _resize_bins(resizing: Resizing) -> Arguments:
+    """As many bins as there are experts left, for their new numbers."""
+    (axis,) = resizing.result
+    if not resizing.changed(axis):
+        return resizing.args, resizing.kwargs
+    kept = resizing.kept(axis)
+    return (resizing.args[0], kept, 0, kept - 1), resizing.kwargs
+
+
+@rule(aten.histc.default, role=Role.REDUCTION, resize=_resize_bins)
+def histogram(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
+    """Numbers of elements: along the experts' axis where the elements are numbers of experts."""
+    node = trace.node
+    assert node is not None
+    trace.pin_all(input, "counted")
+    axis = trace.numbered.get(chosen_by(node.args[0]))  # type: ignore[arg-type]
+    if axis is None:
+        return trace.fixed_axes(trace.shape, "counts")
+    trace.mix(axis)
+    trace.number(axis, node)
+    return (axis,)
 
 
 @rule(aten.argmax.default, aten.argmin.default, aten.argsort.default, aten.argsort.stable)

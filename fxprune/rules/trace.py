@@ -26,9 +26,11 @@ class Trace:
         node: the operation whose rule is running.
         shape: sizes of its (first) result, symbolic ones at their hints.
         mixed: for each operation the axes along which it combines different indices; pinned ones included.
+        numbered: operations whose results speak of an axis by the numbers of its indices, or count them -> the axis.
+        needed: axes of which at least so many indices have to stay.
     """
 
-    __slots__ = ("mixed", "node", "shape", "solver")
+    __slots__ = ("mixed", "needed", "node", "numbered", "shape", "solver")
 
     def __init__(self, solver: Solver) -> None:
         """Start before the first operation."""
@@ -36,6 +38,8 @@ class Trace:
         self.node: Node | None = None
         self.shape: tuple[int, ...] = ()
         self.mixed: dict[Node, list[Axis]] = {}
+        self.numbered: dict[Node, Axis] = {}
+        self.needed: list[tuple[Axis, int]] = []
 
     def enter(self, node: Node) -> None:
         """Make `node` the current operation."""
@@ -83,6 +87,14 @@ class Trace:
         axis = head(axis)
         if isinstance(axis, Variable) and axis.kind is None:
             axis.kind = kind
+
+    def number(self, axis: Axis, node: Node, *, at_least: int = 1) -> None:
+        """Say that a result of `node` numbers or counts experts along `axis`, so many of which have to stay."""
+        self.numbered[node] = axis
+        self.needed.append((axis, at_least))
+        axis = head(axis)
+        if isinstance(axis, Variable):
+            axis.kind = "experts"
 
     def broadcast(self, operands: Sequence[Axes]) -> Axes:
         """Axes of an element-wise result: dimensions are aligned from the right; size 1 meets anything."""

@@ -72,8 +72,33 @@ def test_minitron_keeps_to_the_configuration_in_width_and_depth() -> None:
     assert {"hidden_size", "intermediate_size"} <= changed(model, made)
     with torch.no_grad():
         torch.testing.assert_close(made(**inputs)[0], slim.eval()(**inputs)[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="a grid does not know"):
-        fxprune.compile(model, {"params": "60%"}, search="grid", **options)
+
+
+def test_a_grid_over_what_the_configuration_can_say(tmp_path: Path) -> None:
+    """Candidates are combinations of fields, and of depths; the best one loads without fxprune."""
+    model, inputs = pretrained("llama")
+    options: dict[str, Any] = {"data": [inputs, inputs], "config": True, "reconstruct": False, "progress": False}
+    slim = fxprune.compile(model, {"params": "60%"}, search=fxprune.Grid(top=4, depth=(0, 1)), **options)
+    assert slim.plan.search == "grid"
+    assert any("candidates measured" in note for note in slim.report.notes)
+    params = next(each for each in slim.report.metrics if each.name == "params")
+    assert 0.5 * params.before < params.after <= 0.6 * params.before
+    made = fxprune.apply(slim, model, config=True)
+    assert changed(model, made) <= {
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "layer_types",
+        "head_dim",
+    } | {
+        "num_attention_heads",
+        "num_key_value_heads",
+    }
+    assert "intermediate_size" in changed(model, made) or "hidden_size" in changed(model, made)
+    save("llama", made, inputs, tmp_path)
+    assert load_all(tmp_path).split() == ["llama", "loads"]
+    shallow = fxprune.compile(model, {"params": "75%"}, search=fxprune.Grid(depth=(1,), width=False), **options)
+    assert changed(model, fxprune.apply(shallow, model, config=True)) == {"num_hidden_layers"}
 
 
 @pytest.mark.slow

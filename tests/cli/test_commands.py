@@ -86,7 +86,19 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fxprune, "compile", compile_stand_in)
     pruning = ["--budget", "20%", "--scorer", "magnitude", "--ignore", "layers.first"]
-    options = [*pruning, "--drop", "layers.2", "--align", "4", "--search", "uniform", "--seed", "7"]
+    options = [
+        *pruning,
+        "--drop",
+        "layers.2",
+        "--align",
+        "4",
+        "--search",
+        "uniform",
+        "--seed",
+        "7",
+        "--kv-cache",
+        "8x64",
+    ]
     assert main(["compile", *TOY, *options]) == 2
     assert isinstance(seen.pop("example_inputs"), tuple)
     assert seen == {
@@ -98,6 +110,7 @@ def test_compile_follows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "search": "uniform",
         "seed": 7,
         "config": False,
+        "kv_cache": fxprune.KVCache(8, 64),
     }
     assert main(["compile", *TOY, "--budget", "latency=3 ms", "--backend", "onnxruntime"]) == 2
     assert (seen["budget"], seen["backend"]) == ({"latency": "3 ms"}, "onnxruntime")
