@@ -71,7 +71,9 @@ class Artifact:
 class Runner(Protocol):
     """A module or artifact, ready to run.
 
-    One that can tell how much memory a call takes has a property `peak` too (`fxprune.backends.measure.Peak`).
+    One that can tell how much memory a call takes has a property `peak` too (`fxprune.backends.measure.Peak`). One whose calls
+    do all their work in the calling thread has a property `own_clock`, which counts nothing but that
+    (`fxprune.backends.measure.thread_clock`), or is None where that is not so.
     """
 
     @property
@@ -97,7 +99,8 @@ class Runner(Protocol):
 class Backend(Protocol):
     """What fxprune asks of a backend.
 
-    One that can write files which cannot be run here has a method `runnable()` too, which says so as `available` does.
+    One that can write files which cannot be run here has a method `runnable()` too, which says so as `available` does. One
+    for which several modules at a time are cheaper has a method `prepared_together` (`fxprune.backends.together`).
 
     Each backend has options of its own beyond the arguments that the docstrings show, all by keyword; the methods are
     declared with arguments of any kind. `example_inputs` is the pair `(args, kwargs)`.
@@ -167,3 +170,9 @@ def peak_of(runner: Runner) -> Peak | None:
     """How a runner measures the memory of a call: what its property `peak` says, if it has one."""
     found: Peak | None = getattr(runner, "peak", None)
     return found
+
+
+def own_clock_of(runner: Runner) -> Clock:
+    """How a call is timed where what other processes do is not to count, as far as the runner can tell it apart."""
+    found: Clock | None = getattr(runner, "own_clock", None)
+    return runner.clock if found is None else found

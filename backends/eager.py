@@ -28,6 +28,7 @@ from fxprune.backends.measure import (
     Timing,
     cuda_clock,
     cuda_peak,
+    thread_clock,
     wall_clock,
 )
 from fxprune.errors import BackendError
@@ -62,6 +63,11 @@ class EagerRunner:
         """Events on CUDA, the wall clock elsewhere."""
         device = device_of(self.module)
         return cuda_clock(device) if device.type == "cuda" else wall_clock
+
+    @property
+    def own_clock(self) -> Clock | None:
+        """The thread's own time, where PyTorch has no other: on a CPU, with one thread."""
+        return thread_clock if device_of(self.module).type == "cpu" and torch.get_num_threads() == 1 else None
 
     @property
     def peak(self) -> Peak | None:

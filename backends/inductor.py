@@ -35,6 +35,7 @@ from fxprune.backends.measure import (
     Timing,
     cuda_clock,
     cuda_peak,
+    thread_clock,
     wall_clock,
 )
 from fxprune.backends.onnx import largest_error
@@ -79,6 +80,11 @@ class InductorRunner:
     def clock(self) -> Clock:
         """Events on CUDA, the wall clock elsewhere."""
         return cuda_clock(self.torch_device) if self.torch_device.type == "cuda" else wall_clock
+
+    @property
+    def own_clock(self) -> Clock | None:
+        """The thread's own time, where PyTorch has no other: on a CPU, with one thread."""
+        return thread_clock if self.torch_device.type == "cpu" and torch.get_num_threads() == 1 else None
 
     @property
     def peak(self) -> Peak | None:

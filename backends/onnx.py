@@ -124,7 +124,7 @@ def write_onnx(
         BackendError: a package is missing, the exporter cannot handle the module, or the result cannot be loaded.
         VerificationError: the file computes something else than the module.
     """
-    _require_packages(verify=open_runner is not None)
+    require_packages(verify=open_runner is not None)
     with evaluating(module), replacing(path) as staged:
         exported = export_program(module, example_inputs, dynamic_batch=dynamic_batch, opset=opset)
         save_model(exported.program.model, staged)
@@ -146,7 +146,7 @@ def write_onnx(
     )
 
 
-def _require_packages(*, verify: bool) -> None:
+def require_packages(*, verify: bool) -> None:
     """Refuse before the long work rather than after it."""
     reason = missing(("onnx", "onnxscript"), install=INSTALL)
     if reason is None and verify:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,11 @@ from torch import nn
 from fxprune.backends.base import Artifact, Runner, measure_module
 from fxprune.backends.measure import DEFAULT_TIMING, Latency, Timing
 from fxprune.backends.onnx import write_onnx
+from fxprune.backends.onnx_together import write_together
 from fxprune.backends.registry import missing
 from fxprune.backends.session import INSTALL, open_session
+from fxprune.backends.together import Outcomes, prepared_each
+from fxprune.errors import BackendError, FxpruneError
 from fxprune.inputs import Inputs, device_of
 
 
@@ -98,8 +101,52 @@ class OnnxRuntimeBackend:
             self.lower(module, path, example_inputs=example_inputs, device=device, threads=threads, **options)
             yield open_session(path, device=device, threads=threads, shared=True)
 
+    @contextmanager
+    def prepared_together(
+        self,
+        modules: Sequence[nn.Module],
+        *,
+        example_inputs: Sequence[Inputs],
+        device: str | None = None,
+        threads: int | None = None,
+        opset: int | None = None,
+        **options: Any,
+    ) -> Iterator[Outcomes]:
+        """Each module in a session of fixed batch size, exported all at once; one by one where that fails, or is to be verified.
+
+        Args:
+            modules: in eval mode, on one device.
+            example_inputs: of each.
+            device: as for `lower`.
+            threads: as for `lower`.
+            opset: as for `lower`.
+            options: further ones of `prepared`.
+        """
+        one_by_one = prepared_each(
+            self, modules, example_inputs=example_inputs, device=device, threads=threads, opset=opset, **options
+        )
+        if options != {"verify": False}:
+            with one_by_one as found:
+                yield found
+            return
+        with TemporaryDirectory(prefix="fxprune-") as folder, ExitStack() as stack:
+            try:
+                paths = write_together(modules, example_inputs, Path(folder), opset=opset)
+            except BackendError:  # of one of them: which, and why, is told by exporting it by itself
+                yield stack.enter_context(one_by_one)
+                return
+            yield [_opened(path, device or str(device_of(modules[0])), threads) for path in paths]
+
     def measure(
         self, module: nn.Module, *, example_inputs: Inputs, timing: Timing = DEFAULT_TIMING, **options: Any
     ) -> Latency:
         """Latency of `module` in a session on its device, with as many threads as PyTorch is set to."""
         return measure_module(self, module, example_inputs=example_inputs, timing=timing, **options)
+
+
+def _opened(path: Path, device: str, threads: int | None) -> Runner | FxpruneError:
+    """A session, or why there is none."""
+    try:
+        return open_session(path, device=device, threads=threads, shared=True)
+    except BackendError as error:
+        return error

@@ -16,10 +16,11 @@ from fxprune.latency.fragments import Fragment, find_fragments
 from fxprune.latency.gathering import Gatherer
 from fxprune.latency.levels import coordinates
 from fxprune.latency.signature import signature_of
-from fxprune.latency.stopwatch import SMALL, Make, Stopwatch
+from fxprune.latency.stopwatch import SMALL, Make, Stopwatch, next_to_nothing
 
-FRAGMENTS_TOGETHER, CANDIDATES_TOGETHER = 12, 3
+FRAGMENTS_TOGETHER, CANDIDATES_TOGETHER = 24, 3
 """How many are in memory at a time, beside the original and the anchor."""
+_LEAST = digest("next to nothing")
 REPEATS = 2
 """How often suspicious times are measured again."""
 
@@ -96,7 +97,8 @@ def prepare(analysis: Analysis, stopwatch: Stopwatch, effort: Effort) -> Prepare
     Raises:
         BackendError: the backend cannot run anything.
     """
-    least, device, versions = stopwatch.probe(_device_of(analysis))
+    place = _device_of(analysis)
+    device, versions = stopwatch.probe(place)
     fragments = tuple((fragment, signature_of(analysis, fragment)) for fragment in find_fragments(analysis))
     name = digest([[signature for _, signature in fragments], [str(node.target) for node in analysis.program.nodes]])
     sizes = [group.size for group in analysis.groups]
@@ -107,6 +109,8 @@ def prepare(analysis: Analysis, stopwatch: Stopwatch, effort: Effort) -> Prepare
         digest([name, sizes]),
         effort.progress,
     )
+    failed = gatherer.gather({_LEAST: partial(next_to_nothing, place)}, SMALL, "timing an empty call", 1)
+    least = 0.0 if failed else gatherer.times.known[_LEAST]
     return Prepared(analysis, fragments, gatherer, least, device, versions, name)
 
 
