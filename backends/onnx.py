@@ -27,6 +27,7 @@ from fxprune.backends.eager import EagerRunner
 from fxprune.backends.examples import batch_size_of, cloned, resize_batch
 from fxprune.backends.measure import DEFAULT_TIMING, Latency, Timing
 from fxprune.backends.onnx_export import Exported, export_program
+from fxprune.backends.onnx_simplify import simplified
 from fxprune.backends.parity import compare_outputs
 from fxprune.backends.registry import missing
 from fxprune.backends.session import INSTALL, open_session
@@ -61,6 +62,7 @@ class OnnxBackend:
         verify: bool = True,
         tolerance: float | None = None,
         opset: int | None = None,
+        simplify: bool = False,
     ) -> Artifact:
         """Write `module` as an ONNX file; see `write_onnx`."""
         return write_onnx(
@@ -72,6 +74,7 @@ class OnnxBackend:
             dynamic_batch=dynamic_batch,
             tolerance=tolerance,
             opset=opset,
+            simplify=simplify,
         )
 
     def load(self, path: str | Path, *, threads: int | None = None) -> Runner:
@@ -107,6 +110,7 @@ def write_onnx(
     dynamic_batch: bool,
     tolerance: float | None,
     opset: int | None,
+    simplify: bool = False,
 ) -> Artifact:
     """Export `module` in eval mode to `path`, whole or not at all; the module stays as it is.
 
@@ -119,6 +123,7 @@ def write_onnx(
         dynamic_batch: leave the batch size open where possible; a note of the result says where it was not.
         tolerance: largest relative error of an output; None for the dtype's default (`parity.TOLERANCES`).
         opset: version of the operator set; None for the exporter's default.
+        simplify: have onnxsim simplify the graph (`fxprune.backends.onnx_simplify`) before it is compared.
 
     Raises:
         BackendError: a package is missing, the exporter cannot handle the module, or the result cannot be loaded.
@@ -127,13 +132,17 @@ def write_onnx(
     require_packages(verify=open_runner is not None)
     with evaluating(module), replacing(path) as staged:
         exported = export_program(module, example_inputs, dynamic_batch=dynamic_batch, opset=opset)
-        save_model(exported.program.model, staged)
+        model, notes = exported.program.model, exported.notes
+        if simplify:
+            model, note = simplified(model)
+            notes = (*notes, note)
+        save_model(model, staged)
         error = None
         if open_runner is not None:
             sizes = _batch_sizes(example_inputs, exported)
             error = largest_error(module, open_runner(staged), example_inputs, sizes, tolerance, path)
         size = sum(file.stat().st_size for file in staged.parent.iterdir())
-    graph = exported.program.model.graph
+    graph = model.graph
     return Artifact(
         path=path,
         backend=backend,
@@ -142,7 +151,7 @@ def write_onnx(
         outputs=tuple(map(_spec, graph.outputs)),
         largest_relative_error=error,
         size_bytes=size,
-        notes=exported.notes,
+        notes=notes,
     )
 
 

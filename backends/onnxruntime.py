@@ -45,6 +45,7 @@ class OnnxRuntimeBackend:
         opset: int | None = None,
         device: str | None = None,
         threads: int | None = None,
+        simplify: bool = False,
     ) -> Artifact:
         """Write `module` as an ONNX file that a session on `device` opens; see `write_onnx`.
 
@@ -58,6 +59,7 @@ class OnnxRuntimeBackend:
             opset: version of the operator set; None for the exporter's default.
             device: `cpu` or `cuda`, where the session is opened; None takes the module's.
             threads: threads of the session on the CPU; None takes as many as PyTorch is set to.
+            simplify: have onnxsim simplify the graph before it is compared; `pip install 'fxprune[simplify]'`.
 
         Raises:
             BackendError: a package or provider is missing, or the module cannot be exported or opened.
@@ -73,6 +75,7 @@ class OnnxRuntimeBackend:
             dynamic_batch=dynamic_batch,
             tolerance=tolerance,
             opset=opset,
+            simplify=simplify,
         )
 
     def load(self, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runner:
