@@ -29,6 +29,7 @@ from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.kv_cache import KVCache, with_kv_cache
 from fxprune.passes.bypass import verify_drop
+from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import verify as verify_slim
@@ -183,7 +184,9 @@ def rewrite(
     whole, dropped, analysis = subject.whole, subject.dropped, subject.analysis
     cut = analysis.cut(kept)
     plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
-    slim = assemble(analysis.program, slim_graph(analysis.program, analysis.propagation, cut), plan, scores)
+    emitted = slim_graph(analysis.program, analysis.propagation, cut)
+    drop_idle_masks(emitted.graph, analysis.program.constants)
+    slim = assemble(analysis.program, emitted, plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = making.notes
     notes += tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())

@@ -21,6 +21,7 @@ from fxprune.axes import Axes
 from fxprune.cut import Cut
 from fxprune.inputs import Inputs
 from fxprune.latency.fragments import Fragment, attributes_of
+from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.slim import axes_of, emit_node, slim_graph
 from fxprune.slim_module import build_module
 
@@ -40,6 +41,7 @@ def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[GraphModule,
     """The slim model with these widths in eval mode, and the example inputs."""
     program = analysis.program
     slim = slim_graph(program, analysis.propagation, cut_at(analysis, widths))
+    drop_idle_masks(slim.graph, program.constants)
     module, _ = build_module(GraphModule, "Candidate", program, slim.graph, slim.tensors, slim.constants)
     module.eval()
     return module, (program.args, dict(program.kwargs))
@@ -57,6 +59,7 @@ def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]
         copies[node] = emit_node(graph, node, copies, analysis.propagation, cut)
     graph.output(tuple(copies[node] for node in fragment.outputs))
     graph.lint()
+    drop_idle_masks(graph, analysis.program.constants)
     module = GraphModule(root, graph, class_name="Fragment")
     devices = [*(each.device for each in inputs), *(each.device for each in analysis.program.tensors.values())]
     return located(module.eval(), devices[0]), (tuple(inputs), {})
