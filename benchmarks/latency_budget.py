@@ -6,7 +6,8 @@ python benchmarks/latency_budget.py [--models resnet18 mobilenet_v2 bert_small] 
 2. Each model, compiled to a share of its latency: measured beside the original, and beside what a budget of FLOPs keeps that
    takes as long, found by bisection of that budget with a measurement at each step.
 
-Run it on a quiet machine. Times are measured anew (in an empty cache) unless `--cached`.
+Run it on a quiet machine. Times are measured anew (in an empty cache) unless `--cached`. Results are written after every
+model, and those that are there already of others on this machine are kept. `--note` says what else the machine did.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import fxprune
 from benchmarks.latency_models import SUBJECTS
 from fxprune.backends import Timing
 from fxprune.backends.machine import processor_name, versions_of
+from fxprune.cli.vision_operators import declare_vision_operators
 
 BACKEND = "onnxruntime"
 TIMING = Timing(budget_s=4.0, relative_width=0.01, warmup_calls=10)
@@ -39,6 +41,7 @@ HALVINGS = 5
 
 def bert_small() -> tuple[nn.Module, Tensor]:
     """A BERT with 4 layers of 8 heads, a classifier, and a sequence of 128 tokens."""
+    declare_vision_operators()
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048)
@@ -132,7 +135,7 @@ def written(found: dict[str, Any]) -> str:
         known = found["predictions"]
         lines += [
             f"The latency model of resnet18 took {known['seconds']:.0f} s to build"
-            f"{' (with times that were known)' if found['cached'] else ''}; over {known['candidates']} random "
+            f"{' (with times that were known)' if known['cached'] else ''}; over {known['candidates']} random "
             f"candidates that it has not seen its median error is {known['median error']:.1%}, the 90 % quantile "
             f"{known['90 % error']:.1%}.",
             "",
@@ -166,27 +169,44 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=30, help="0 to leave the predictions out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cached", action="store_true", help="times that were measured before count")
+    parser.add_argument("--note", default="", help="what else the machine did, for the table")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    versions = ", ".join(f"{name} {each}" for name, each in versions_of("torch", "onnxruntime").items())
-    machine = f"{processor_name()}, {options.threads} thread(s), {versions}"
-    found: dict[str, Any] = {"machine": machine, "share": options.share, "cached": options.cached, "budgets": {}}
+    found = known_results(options)
     with tempfile.TemporaryDirectory() as folder:
         if not options.cached:
             os.environ["FXPRUNE_CACHE"] = folder
         if options.candidates:
             found["predictions"] = predictions(options.candidates)
+            found["predictions"]["cached"] = options.cached
+            write(found, options.out)
         for name in options.models:
             try:
                 found["budgets"][name] = budget_of(name, options.share)
             except fxprune.InfeasibleBudget as error:
                 found["budgets"][name] = {"failed": str(error)}
-            (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = written(found)
-    (options.out / "latency_budget.md").write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+            write(found, options.out)
+    sys.stdout.write(written(found) + "\n")
+
+
+def known_results(options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured on this machine with these versions at this share before, or nothing."""
+    versions = ", ".join(f"{name} {each}" for name, each in versions_of("torch", "onnxruntime").items())
+    machine = f"{processor_name()}, {options.threads} thread(s), {versions}"
+    machine += f"; {options.note}" if options.note else ""
+    file = options.out / "latency_budget.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if known.get("machine") == machine and known.get("share") == options.share:
+        return known
+    return {"machine": machine, "share": options.share, "budgets": {}}
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """The results and their table."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "latency_budget.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "latency_budget.md").write_text(written(found) + "\n")
 
 
 if __name__ == "__main__":

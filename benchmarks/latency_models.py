@@ -26,6 +26,7 @@ from benchmarks.coverage_compare import count_flops
 from benchmarks.coverage_models import Example
 from benchmarks.torch_pruning_budget import fresh_groupings, largest_within
 from fxprune.capture import no_fast_path
+from fxprune.cli.vision_operators import declare_vision_operators
 
 TRIES = 9
 """Of bisection: the ratio is known to a five-hundredth."""
@@ -128,6 +129,7 @@ def _bert() -> Subject:
 
 
 def _make_bert() -> nn.Module:
+    declare_vision_operators()
     from transformers import BertConfig, BertForSequenceClassification
 
     made: nn.Module = BertForSequenceClassification(BertConfig())
