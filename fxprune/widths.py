@@ -4,8 +4,8 @@ Without `align=`, widths are kept to what the hardware computes whole. On a CPU 
 tile of a matrix product: cuBLAS and cuDNN give each block of threads 64, 128 or 256 outputs and go through the sum 32 or 64 at
 a time, so that a width between two multiples of 64 takes about as long as the upper one, and one that is no multiple of 8 numbers
 of 16 bits (16 bytes) is read piecemeal or padded. Fused attention is compiled for head dimensions in steps of 32. A narrow group
-gets the largest power of two that leaves it some widths to choose from. Numbers of heads and of convolution groups are factors
-of a width, not a width: they are free on either. Measured times say more than a rule: `fxprune.latency.steps`.
+gets the largest power of two that leaves it some widths to choose from. Numbers of heads, of experts and of convolution groups
+are no widths: they are free on either. Measured times say more than a rule: `fxprune.latency.steps`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ATTENTION_ALIGN = 32
 """What kernels of fused attention are compiled for on a GPU."""
 DEFAULT_FLOOR = 0.05
 
-_COUNTS = frozenset({"heads", "query heads per group", "key/value groups", "groups"})
+_COUNTS = frozenset({"heads", "query heads per group", "key/value groups", "groups", "experts"})
 """Kinds of indices that stand for several features each."""
 _ATTENTION = frozenset({"query/key dimensions", "value dimensions"})
 
