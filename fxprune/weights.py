@@ -196,7 +196,7 @@ def _offloaded(given: Any) -> dict[str, Getter]:
     if not isinstance(given, nn.Module) or not any(each.is_meta for _, each in _named(given)):
         return {}
     try:
-        from accelerate.utils import has_offloaded_params  # type: ignore[import-not-found, unused-ignore]
+        from accelerate.utils import has_offloaded_params  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return {}
     return {

@@ -34,7 +34,7 @@ RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for lambda, ascending."""
 
 
-NOISE = 0.1
+NOISE = 0.25
 """Deviation of the noise that a solution has to bear, relative to that of each input."""
 
 

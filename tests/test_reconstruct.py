@@ -57,7 +57,7 @@ def repair(model: nn.Module, data: list[Tensor], kept: Any, **options: Any) -> t
     return slim, reconstruct(analysis, analysis.cut(chosen), slim, batches, **options)
 
 
-def assert_restored(model: nn.Module, slim: nn.Module, x: Tensor, tolerance: float = 0.02) -> None:
+def assert_restored(model: nn.Module, slim: nn.Module, x: Tensor, tolerance: float = 0.03) -> None:
     with torch.no_grad():
         expected, actual = model(x), slim(x)
     assert float((actual - expected).norm() / expected.norm()) < tolerance
