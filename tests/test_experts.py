@@ -185,11 +185,24 @@ def test_a_router_keeps_as_many_as_it_chooses() -> None:
     assert {width_ranges(analysis, 1, 1)[name].floor for name in expert_groups(analysis)} == {2}
     with pytest.raises(BudgetError, match=r"leaves model\.layers\.0\.mlp\.gate 1 experts, and the router chooses 2"):
         fxprune.compile(model, {"config": {"num_local_experts": 1}}, example_inputs=inputs, progress=False)
+    config = {"num_local_experts": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    with pytest.raises(BudgetError, match="1 experts, and the router chooses 2"):
+        fxprune.compile(model, {"config": config}, example_inputs=inputs, progress=False)
     plan = plan_without(model, inputs, ([0, 1, 3], [], []))
     with pytest.raises(
         CheckpointError, match=r"keeps 1 of the experts 'model\.layers\.0\.mlp\.gate', and the router chooses 2"
     ):
         fxprune.apply(plan, model, example_inputs=inputs)
+
+
+def test_how_many_a_router_chooses_is_no_width() -> None:
+    """Cutting does not change it, and it is not passed over."""
+    model, inputs = pretrained("mixtral")
+    config = {"num_local_experts": 3, "num_experts_per_tok": 1}
+    with pytest.raises(
+        BudgetError, match="num_experts_per_tok=1, which is no width, and changes what the model computes"
+    ):
+        fxprune.compile(model, {"config": config}, example_inputs=inputs, progress=False)
 
 
 @pytest.mark.parametrize(("name", "field"), [("mixtral", "num_local_experts"), ("qwen3_moe", "num_experts")])
