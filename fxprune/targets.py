@@ -130,10 +130,11 @@ def on_target(
     solutions = [_by_group(each) for each in _solutions(subject, kinds, shapes)] if shapes else [_whole(kinds)]
     if not solutions or (shapes and not subject.dropped and not _changes(subject, shapes, context.model, target)):
         raise BudgetError(_unreachable(subject, shapes, target))
+    _check_least(subject.analysis, {**solutions[0], **named}, target)
     if len(solutions) > 1:
         solutions.sort(key=lambda widths: error_of(subject, scores, widths, context.model, target.fields))
+    _check_idle(subject, scores, solutions[0], context.model, target, shapes)
     widths = {**solutions[0], **named}
-    _check_least(subject.analysis, widths, target)
     _check_limits(subject.analysis, widths, limits)
     return subject, replace(scores, whole=frozenset()), widths
 
@@ -147,6 +148,35 @@ def _changes(subject: Subject, shapes: Mapping[str, tuple[int, ...]], model: nn.
     tensors = subject.analysis.program.tensors
     same = all(getattr(model.config, name) == value for name, value in target.fields.items())
     return same or any(tuple(tensors[name].shape) != shape for name, shape in shapes.items() if name in tensors)
+
+
+def _check_idle(
+    subject: Subject,
+    scores: Scores,
+    widths: Mapping[str, int],
+    model: nn.Module,
+    target: Target,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Refuse fields that give no width, but would have the model compute something else than the cut does.
+
+    A number of heads may give no shape and yet be right: without it the class computes something else.
+    """
+    new = [name for name, value in target.fields.items() if getattr(model.config, name) != value]
+    for name in new if len(new) > 1 else ():
+        others = {each: value for each, value in target.fields.items() if each != name}
+        try:
+            idle = shapes_of(build(model, others, torch.device("meta"))) == shapes
+        except BudgetError:
+            continue  # the others need it
+        if idle and error_of(subject, scores, widths, model, others) < error_of(
+            subject, scores, widths, model, target.fields
+        ):
+            msg = (
+                f"The budget's config asks for {name}={target.fields[name]}, which is no width, and changes what the model "
+                "computes; leave it out."
+            )
+            raise BudgetError(msg)
 
 
 def _by_group(widths: Mapping[Kind, int]) -> dict[str, int]:

@@ -98,9 +98,10 @@ def find_experts(analysis: Analysis) -> dict[str, Experts]:
 def _experts(name: str, node: Node, offsets: Node) -> Experts | None:
     """Where experts put out; None where the rows' order cannot be told."""
     numbers = next(iter(offsets.all_input_nodes[0].all_input_nodes))  # what was counted
-    order, chosen = _order(numbers), chosen_by(numbers).args[1]
-    if order is None:
+    order, choice = _order(numbers), chosen_by(numbers)
+    if order is None or choice is None:
         return None
+    chosen = choice.args[1]
     assert isinstance(chosen, int)
     users = list(node.users)
     weighted = len(users) == 1 and users[0].target is aten.mul.Tensor

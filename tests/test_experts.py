@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune import BudgetError
+from fxprune import BudgetError, CheckpointError
 from fxprune.analysis import analyze_program
 from fxprune.capture import capture
 from fxprune.passes.experts import expert_groups
@@ -91,13 +91,16 @@ def test_other_implementations_of_experts_are_held(name: str) -> None:
 class LooksAtNumbers(nn.Module):
     """A layer of experts that also makes something else of the numbers of those it has chosen."""
 
+    ends: Tensor
+
     def __init__(self, use: str) -> None:
         super().__init__()
         self.router, self.use = nn.Linear(8, 4, bias=False), use
         self.weight = nn.Parameter(torch.randn(4, 8, 8))
         self.names = nn.Embedding(4, 8)
+        self.register_buffer("ends", torch.tensor([3, 6, 9, 12], dtype=torch.int32))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         scores, chosen = self.router(x).softmax(-1).topk(2)
         numbers, order = chosen.reshape(-1).sort()
         counts = torch.histc(numbers.float(), bins=5 if self.use == "another bin" else 4, min=0, max=3)
@@ -106,20 +109,43 @@ class LooksAtNumbers(nn.Module):
             if self.use == "another bin"
             else counts.cumsum(0, dtype=torch.int32)
         )
+        if self.use == "fixed rows":
+            offsets = self.ends + 0
         rows = torch.ops.transformers.grouped_mm_fallback(x[order // 2], self.weight, offsets)
         rows = rows * scores.reshape(-1)[order][:, None]
         rows = rows[order.argsort()].reshape(-1, 2, 8).sum(1)
+        if self.use in ("weights", "weights in as many bins"):
+            bins = 10 if self.use == "weights" else 4
+            return rows, torch.histc(scores, bins=bins, min=0, max=bins - 1).sqrt().sum()
+        if self.use == "positions":
+            return rows, torch.histc(order.float(), bins=4, min=0, max=3).sum()
         found: Tensor = rows * counts.mean() if self.use == "counts" else rows
         return found + self.names(chosen).sum(1) if self.use == "names" else found
 
 
 @pytest.mark.parametrize(
-    ("use", "cut"), [("nothing", True), ("names", False), ("counts", False), ("another bin", False)]
+    ("use", "cut"),
+    [("nothing", True), ("names", False), ("counts", False), ("another bin", False), ("fixed rows", False)],
 )
 def test_numbers_that_are_looked_at_hold_the_experts(use: str, cut: bool) -> None:
     torch.manual_seed(0)
     analysis = analyze_program(capture(LooksAtNumbers(use).eval(), torch.randn(6, 8)))
     assert bool(expert_groups(analysis)) is cut
+    assert cut or not any(group.size == 4 for group in analysis.groups)
+
+
+@pytest.mark.parametrize("use", ["weights", "weights in as many bins", "positions"])
+def test_histograms_of_anything_else_stay_as_they_are(use: str) -> None:
+    """Of the router's weights, or of the rows' positions: their bins are no experts."""
+    torch.manual_seed(0)
+    model, x = LooksAtNumbers(use).eval(), torch.randn(6, 8)
+    plan = plan_without(model, (x,), [[0, 2]])
+    small = fxprune.apply(plan, model, example_inputs=(x,))
+    with torch.no_grad():
+        found = small(x)
+        assert isinstance(model.router, nn.Linear)
+        model.router.bias = nn.Parameter(torch.tensor([-torch.inf, 0, -torch.inf, 0]))
+        torch.testing.assert_close(found, model(x))
 
 
 class ListOfExperts(nn.Module):
@@ -159,6 +185,24 @@ def test_a_router_keeps_as_many_as_it_chooses() -> None:
     assert {width_ranges(analysis, 1, 1)[name].floor for name in expert_groups(analysis)} == {2}
     with pytest.raises(BudgetError, match=r"leaves model\.layers\.0\.mlp\.gate 1 experts, and the router chooses 2"):
         fxprune.compile(model, {"config": {"num_local_experts": 1}}, example_inputs=inputs, progress=False)
+    config = {"num_local_experts": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    with pytest.raises(BudgetError, match="1 experts, and the router chooses 2"):
+        fxprune.compile(model, {"config": config}, example_inputs=inputs, progress=False)
+    plan = plan_without(model, inputs, ([0, 1, 3], [], []))
+    with pytest.raises(
+        CheckpointError, match=r"keeps 1 of the experts 'model\.layers\.0\.mlp\.gate', and the router chooses 2"
+    ):
+        fxprune.apply(plan, model, example_inputs=inputs)
+
+
+def test_how_many_a_router_chooses_is_no_width() -> None:
+    """Cutting does not change it, and it is not passed over."""
+    model, inputs = pretrained("mixtral")
+    config = {"num_local_experts": 3, "num_experts_per_tok": 1}
+    with pytest.raises(
+        BudgetError, match="num_experts_per_tok=1, which is no width, and changes what the model computes"
+    ):
+        fxprune.compile(model, {"config": config}, example_inputs=inputs, progress=False)
 
 
 @pytest.mark.parametrize(("name", "field"), [("mixtral", "num_local_experts"), ("qwen3_moe", "num_experts")])
@@ -172,6 +216,10 @@ def test_the_configuration_says_how_many(name: str, field: str, tmp_path: Path) 
     assert getattr(made.config, field) == 3
     save(name, made, inputs, tmp_path)
     assert load_all(tmp_path).split() == [name, "loads"]
+    balanced = made(input_ids=inputs["input_ids"], labels=inputs["input_ids"], output_router_logits=True)
+    loaded = type(made).from_pretrained(tmp_path / name)
+    expected = loaded(input_ids=inputs["input_ids"], labels=inputs["input_ids"], output_router_logits=True)
+    torch.testing.assert_close(balanced.aux_loss, expected.aux_loss)
 
 
 @pytest.mark.parametrize("padded", [False, True])

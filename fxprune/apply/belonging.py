@@ -61,6 +61,9 @@ def check_groups(plan: Plan, groups: Iterable[Group]) -> None:
                 f"it is damaged, or {_OTHERWISE}"
             )
             raise CheckpointError(msg)
+        if kept.shape[-1] < group.least:
+            msg = f"the plan keeps {kept.shape[-1]} of the experts {shown(name)}, and the router chooses {group.least}"
+            raise CheckpointError(msg)
 
 
 def check_slices(plan: Plan, found: Mapping[str, Mapping[int, Indices]]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fxprune.apply.blueprint import UnbuildableError, adopt, blueprint_of, sizes_of
+from fxprune.apply.blueprint import Sizes, UnbuildableError, adopt, blueprint_of, sizes_of
 from fxprune.apply.fields import Decisions, find_fields
 from fxprune.apply.reload import reload, run_module, same_outputs
 from fxprune.apply.slots import Slot
@@ -52,6 +52,7 @@ def update_config(original: nn.Module, slim: nn.Module, inputs: Inputs, used: Ma
         return None
     kind = type(original).__name__
     try:
+        unchanged = blueprint.sizes({})
         decisions = Decisions(blueprint, sizes_of(original))
         fields = find_fields(decisions, slim, used)
         if fields is None:
@@ -66,4 +67,16 @@ def update_config(original: nn.Module, slim: nn.Module, inputs: Inputs, used: Ma
         said = ", ".join(f"{'.'.join(name)}={value}" for name, value in fields.items())
         return Unsayable(kind, f"a model built with {said} computes something else")
     adopt(slim.config, blueprint.with_fields({}), made)
+    _follow(slim, sizes_of(original), unchanged, sizes_of(loaded))
     return None
+
+
+def _follow(slim: nn.Module, original: Sizes, unchanged: Sizes, loaded: Sizes) -> None:
+    """Whole numbers that modules take from the configuration and have not used on the inputs.
+
+    A language model keeps the number of its experts for the loss that balances them.
+    """
+    for (path, name), value in sizes_of(slim).items():
+        key = path, name
+        if isinstance(name, str) and value == original.get(key) == unchanged.get(key) != loaded.get(key, value):
+            setattr(slim.get_submodule(path), name, loaded[key])

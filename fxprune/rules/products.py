@@ -14,6 +14,7 @@ import torch
 
 from fxprune.axes import Axes, Axis, Variable, head
 from fxprune.rules.registry import Role, rule
+from fxprune.rules.routing import counted_by
 from fxprune.rules.trace import Trace
 
 aten = torch.ops.aten
@@ -82,8 +83,10 @@ def grouped_product(trace: Trace, rows: Axes, weight: Axes, offs: Axes | None = 
     if len(rows) != 2 or len(weight) != 3:
         trace.pin_all((*rows, *weight), "product in groups")
         return trace.fixed_axes(trace.shape, "product in groups")
-    if offs is None or len(offs) != 1 or _is_pinned(offs[0]):
-        trace.pin(weight[0], "addressed by the router")
+    assert trace.node is not None
+    counts = counted_by(trace.node)
+    if offs is None or len(offs) != 1 or _is_pinned(offs[0]) or counts not in trace.numbered:
+        trace.pin_all((weight[0], *(offs or ())), "addressed by the router")
     else:
         trace.unify(weight[0], offs[0])
     trace.unify(rows[1], weight[1])

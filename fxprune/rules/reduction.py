@@ -198,7 +198,8 @@ def histogram(trace: Trace, input: Axes, *_: Any, **__: Any) -> Axes:
     node = trace.node
     assert node is not None
     trace.pin_all(input, "counted")
-    axis = trace.numbered.get(chosen_by(node.args[0]))  # type: ignore[arg-type]
+    choice = chosen_by(node.args[0])  # type: ignore[arg-type]
+    axis = None if choice is None else trace.numbered.get(choice)
     if axis is None:
         return trace.fixed_axes(trace.shape, "counts")
     trace.mix(axis)

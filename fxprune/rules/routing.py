@@ -87,13 +87,25 @@ def leads_to_choice(node: Node) -> bool:
     return found
 
 
-def chosen_by(node: Node) -> Node:
-    """Where the numbers that are counted come from: the operation before those that keep them."""
+def counted_by(product: Node) -> Node | None:
+    """The counts that a product's offsets are sums of; None where the offsets are something else."""
+    offsets = offsets_of(product)
+    if offsets is None or offsets.target is not aten.cumsum.default:
+        return None
+    counts = offsets.args[0]
+    assert isinstance(counts, Node)
+    return counts
+
+
+def chosen_by(node: Node) -> Node | None:
+    """The choice that numbers come from, through what keeps them; None for weights and for positions of rows."""
     while node.op == "call_function" and (
         node.target in _PASSING or node.target is operator.getitem or node.target in SORTS
     ):
         source = node.args[0]
         assert isinstance(source, Node)
+        if node.target is operator.getitem and node.args[1] != (0 if source.target in SORTS else 1):
+            return None
         node = source
     return node
 
