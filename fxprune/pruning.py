@@ -185,7 +185,8 @@ def rewrite(
     cut = analysis.cut(kept)
     plan = _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)
     emitted = slim_graph(analysis.program, analysis.propagation, cut)
-    drop_idle_masks(emitted.graph, analysis.program.constants)
+    if kept or dropped:  # what keeps everything is equal to the last bit, and without a mask another kernel may run
+        drop_idle_masks(emitted.graph, analysis.program.constants)
     slim = assemble(analysis.program, emitted, plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = making.notes

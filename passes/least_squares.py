@@ -37,6 +37,9 @@ RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NOISE = 0.25
 """Deviation of the noise that a solution has to bear, relative to that of each input."""
 
+CONSTANT = 1e-10
+"""Share of its sum of squares that what varies by nothing but rounding has around its mean at most."""
+
 
 @dataclass(slots=True)
 class Moments:
@@ -100,7 +103,9 @@ class Moments:
         mean = self.inputs / max(self.count, 1)
         gram = self.gram - self.count * mean[:, :, None] * mean[:, None, :]
         now, wanted = (weights * (gram @ weights)).sum(1), self._spread_of_targets
-        varies = (now > 0) & (wanted > 0)
+        sizes = self.gram.diagonal(dim1=-2, dim2=-1).sqrt()
+        terms = (weights.abs() * sizes[:, :, None]).sum(1).square()  # no less than what `now` is the difference of
+        varies = (now > CONSTANT * terms) & (wanted > CONSTANT * self.target_squares)
         return torch.where(varies, wanted / torch.where(varies, now, 1.0), 1.0).sqrt()
 
     def strain(self, weights: Tensor) -> float:

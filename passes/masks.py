@@ -1,15 +1,18 @@
 """Attention masks that hide nothing are left out.
 
 Models skip a mask that is not needed, when they see in Python that it hides nothing; where they are traced they cannot look, and
-compute one that is true everywhere, such as `arange(length) >= 0`, or, where the length is fixed, its value. Attention with a
-mask is slower, and on a GPU runs on other kernels than attention without. So what a mask is computed from is followed back, with
-two facts that hold for any sizes:
+compute one that is true everywhere, such as `arange(length) >= 0`. Attention with a mask is slower, and on a GPU runs on other
+kernels than attention without. So what a mask is computed from is followed back, with two facts that hold for any sizes:
 
     true(x >= s)   if lowest(x) >= s          lowest(arange(n)) = 0,   lowest(x + c) = lowest(x) + c
     true(a and b)  if true(a) and true(b)     and views, copies and parts of what is true everywhere are so, too
 
+x, s and c are whole numbers of 64 bits: smaller ones overflow, and numbers of floating point are rounded.
+
 A mask that anything else takes part in, an input above all, is left alone; so is one that is larger than the queries it is for,
-whose copies the result would have, and so are all where the graph writes into tensors of truth values or integers.
+whose copies the result would have, and so are all where the graph writes into tensors of truth values or integers. Where the
+length is fixed, the mask is a constant, and stays if it has more than one element: a window of 8 hides nothing from 6 positions,
+but would from 12, which the slim module refuses for nothing but the size of the mask.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def drop_idle_masks(graph: Graph, constants: Constants) -> None:
 
     Args:
         graph: copies of original nodes, which stand in `node.meta["origin"]`; it is changed.
-        constants: folded constants of the original by name; where sizes are fixed, masks are such.
+        constants: folded constants of the original by name.
     """
     if any(map(_writes, graph.nodes)):
         return
@@ -92,8 +95,8 @@ def has_idle_mask(node: Node, constants: Constants) -> bool:
 
 
 def _fits(mask: Tensor, query: Tensor) -> bool:
-    """Whether the mask's leading dimensions are those of the queries, or 1; symbolic ones by what they are called."""
-    own, asked = list(mask.shape[:-2]), list(query.shape[:-2])
+    """Whether all but the mask's last dimension are those of the queries, or 1; symbolic ones by what they are called."""
+    own, asked = list(mask.shape[:-1]), list(query.shape[:-1])
     pairs = zip(reversed(own), reversed(asked), strict=False)
     return len(own) <= len(asked) and all(str(size) in {"1", str(wanted)} for size, wanted in pairs)
 
@@ -104,20 +107,23 @@ def _is_true(value: Any, constants: Constants) -> bool:
         return False
     if value.op == "get_attr":
         known = constants.get(str(value.target))
-        return isinstance(known, Tensor) and not known.is_meta and bool(known.all())
+        return isinstance(known, Tensor) and known.numel() == 1 and not known.is_meta and bool(known.all())
     if value.target in _LOOKS:
         return _is_true(value.args[0], constants)
     if value.target in _BOTH:
         return all(_is_true(each, constants) for each in value.args)
     if value.target == aten.ge.Scalar:
         lowest, bound = _lowest(value.args[0]), value.args[1]
-        return lowest is not None and isinstance(bound, int | float) and lowest >= bound
+        return lowest is not None and isinstance(bound, int) and lowest >= bound
     return False
 
 
-def _lowest(value: Any) -> float | None:
-    """A number that no element of a tensor is below; None where none is known."""
+def _lowest(value: Any) -> int | None:
+    """A number that no element of a tensor of whole numbers is below; None where none is known."""
     if not isinstance(value, Node) or value.op != "call_function":
+        return None
+    known = value.meta.get("val")
+    if not isinstance(known, Tensor) or known.dtype != torch.int64:
         return None
     if value.target in _LOOKS:
         return _lowest(value.args[0])
@@ -125,8 +131,8 @@ def _lowest(value: Any) -> float | None:
         return 0
     if value.target == aten.arange.start:
         start = value.args[0]
-        return start if isinstance(start, int | float) else None
+        return start if isinstance(start, int) else None
     if value.target == aten.add.Tensor and not value.kwargs and len(value.args) == 2:
         lowest, more = _lowest(value.args[0]), value.args[1]
-        return lowest + more if lowest is not None and isinstance(more, int | float) else None
+        return lowest + more if lowest is not None and isinstance(more, int) else None
     return None

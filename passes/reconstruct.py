@@ -280,13 +280,14 @@ class _Work:
 
 
 def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:
-    if not value.isfinite().all():
+    stored = value.to(tensor.dtype)
+    if not stored.isfinite().all():
         msg = (
             f"the repair of {layer.name!r} gave values that are not finite: the calibration data, or the model's outputs on "
             "it, are not finite or too large. Look at the data, or pass reconstruct=False"
         )
         raise VerificationError(msg)
-    tensor.copy_(value)
+    tensor.copy_(stored)
 
 
 def _add(total: Moments | None, parts: tuple[Any, Any, Any], chosen: Tensor) -> Moments:

@@ -14,6 +14,7 @@ from torch.nn import functional
 import fxprune
 from fxprune.analysis import Analysis, analyze
 from fxprune.batches import iterate_batches
+from fxprune.errors import VerificationError
 from fxprune.passes.least_squares import RIDGES, Moments, choose, solve
 from fxprune.passes.reconstruct import Reconstruction, reconstruct
 from fxprune.passes.slim import slim_graph
@@ -96,6 +97,28 @@ def test_what_a_batchnorm_sees_varies_as_in_the_original() -> None:
         whole, cut = model[3](model[2](hidden)), model[3](functional.conv2d(hidden[:, :6], as_cut, model[2].bias))
         after = inner["3"](inner["2"](hidden[:, :6]))
     assert float((after - whole).norm()) < 0.95 * float((cut - whole).norm())
+
+
+def test_outputs_that_vary_by_rounding_alone_are_not_made_to_vary() -> None:
+    """All inputs that are kept are constant: no length of the weights gives their outputs back what they lost."""
+    first, norm, second = nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 6, 3)
+    model = fill(nn.Sequential(first, norm, nn.ReLU(), second, nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 1)))
+    with torch.no_grad():
+        norm.weight[:6], norm.bias[:6] = 0, torch.linspace(0.3, 1.3, 6)
+    slim, found = repair(model, [random(8, 2, 9, 9, seed=each) for each in range(5)], np.arange(6))
+    assert found.repairs[0].ridge is not None
+    assert float(slim.get_parameter("3.weight").detach().abs().max()) < 2 * float(second.weight.detach().abs().max())
+
+
+def test_what_is_not_finite_in_the_model_s_own_type_is_refused() -> None:
+    """What is left gives -64000 and what is lost 64000, so the bias would have to be 84000."""
+    model = fill(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 6))).half()
+    with torch.no_grad():
+        model[0].weight[:], model[0].bias[:] = 0, 1
+        model[2].weight[:, :8], model[2].weight[:, 8:], model[2].bias[:] = -8000, 8000, 20000
+    data = [random(64, 8, seed=each).half() for each in range(5)]
+    with pytest.raises(VerificationError, match="not finite"):
+        repair(model, data, np.arange(8))
 
 
 def test_weights_that_cancel_each_other_are_not_taken() -> None:
