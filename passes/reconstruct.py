@@ -200,7 +200,7 @@ class _Work:
         own = layer.matrix(weight.detach(), len(fit.gram))
         correction, after = choose(fit, held, ridges, own, free_mean=layer.free_mean)
         if correction is not None:
-            self._apply(layer, correction, (fit + held).shortfall(own.double() + correction.matrix))
+            self._apply(layer, correction, fit + held)
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
 
     def _moments(
@@ -252,7 +252,7 @@ class _Work:
         targets = layer.outputs(target, groups, chosen)
         return rows, targets.double() - layer.outputs(y, groups, chosen).double(), targets
 
-    def _apply(self, layer: AffineLayer, correction: Correction, shortfall: Tensor) -> None:
+    def _apply(self, layer: AffineLayer, correction: Correction, moments: Moments) -> None:
         weight = self.slim.get_parameter(layer.weight)
         change = layer.weight_of(correction.matrix, weight.shape)
         _set(layer, weight, weight.double() + change)
@@ -264,7 +264,8 @@ class _Work:
             mean = self.slim.get_buffer(layer.shift)
             _set(layer, mean, mean.double() - constant)
         if layer.norm is not None and (layer.bias is not None or not layer.biased):
-            self._rescale(layer, layer.norm, shortfall.flatten())
+            now = layer.matrix(weight.double(), len(moments.gram))
+            self._rescale(layer, layer.norm, moments.shortfall(now).flatten())
 
     def _rescale(self, layer: AffineLayer, norm: Norm, factor: Tensor) -> None:
         """Make each output's weights longer, and give the BatchNorm behind them the statistics that undo it."""
