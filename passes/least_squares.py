@@ -15,6 +15,9 @@ on nothing near it: a little training, rounding, or a repair of an earlier layer
 chosen by the error that is expected when each input carries noise of NOISE times its own deviation,
 
     || R - A D - 1 s^T ||^2 + n NOISE^2 sum_i var_i || (W + D)_i ||^2.
+
+Noise does not count where nothing is lost: a solution with an error below EXACT, whose weights cancel no more than what inputs
+that do not repeat each other would give (a strain below MODEST), is taken as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 NOISE = 0.25
 """Deviation of the noise that a solution has to bear, relative to that of each input."""
-
+EXACT, MODEST = 1e-3, 4.0
+"""Relative squared error and strain (see `Moments.strain`) below which a solution restores everything without cancelling."""
 CONSTANT = 1e-10
 """Share of its sum of squares that what varies by nothing but rounding has around its mean at most."""
 
@@ -197,9 +201,9 @@ def choose(
         The correction, and the held-out relative error of the one that was fitted without that data.
     """
     own = weights.double()
-    best, least, former = None, held.error() + NOISE**2 * held.strain(own), float("inf")
+    best, least, former = None, _expected(held.error(), held.strain(own)), float("inf")
     for candidate in _candidates(fit, ridges, free_mean=free_mean):
-        found = held.error(candidate) + NOISE**2 * held.strain(own + candidate.matrix)
+        found = _expected(held.error(candidate), held.strain(own + candidate.matrix))
         if found < least:
             best, least = candidate, found
         if found > former:
@@ -209,6 +213,11 @@ def choose(
     if best is None or best.ridge == float("inf"):
         return best, error
     return solve(fit + held, best.ridge, free_mean=free_mean), error
+
+
+def _expected(error: float, strain: float) -> float:
+    """Squared error with noise in the inputs, relative to the energy; without it where nothing is lost."""
+    return error if error < EXACT and strain < MODEST else error + NOISE**2 * strain
 
 
 def _candidates(fit: Moments, ridges: Sequence[float], *, free_mean: bool) -> Iterator[Correction]:
