@@ -30,6 +30,8 @@ __all__ = ["Settings", "run_demo"]
 
 PEAK_RATE = 0.1
 FINE_TUNE_PEAK_RATE = 0.03
+CALIBRATION = 512
+"""Training images, without labels, that pruning looks at."""
 TIMING = Timing(budget_s=2.0)
 
 
@@ -105,6 +107,7 @@ def _prune(model: nn.Module, data: Digits, settings: Settings) -> fxprune.SlimMo
         model,
         settings.budget,
         example_inputs=(data.train_images[:1],),
+        data=list(data.train_images[:CALIBRATION].split(64)),
         align=settings.align,
         seed=settings.seed,
     )

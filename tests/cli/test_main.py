@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
+import sys
 
 import pytest
 
+import fxprune
 from fxprune.cli import main
 from fxprune.cli.main import COMMANDS
 from fxprune.errors import InputError
@@ -74,3 +77,11 @@ def test_interruption_has_its_own_code(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         fail_with(AssertionError("ours"), monkeypatch)
+
+
+def test_the_package_runs_as_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["fxprune", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("fxprune", run_name="__main__")
+    assert ended.value.code == 0
+    assert fxprune.__version__ in capsys.readouterr().out
