@@ -192,15 +192,15 @@ class _Work:
         """Repair one layer; None where its outputs are what they were."""
         stream = find_stream(layer, self.analysis.program, self.slim) if self.feedback else None
         fit, held = self._moments(layer, node, pair, stream)
-        before = held.error()
-        if (fit + held).error() < NEGLIGIBLE:
+        before, whole = held.error(), fit + held
+        if whole.error() < NEGLIGIBLE:
             return None
         ridges = RIDGES if self.ridge is None else (self.ridge,)
         weight = self.slim.get_parameter(layer.weight)
         own = layer.matrix(weight.detach(), len(fit.gram))
         correction, after = choose(fit, held, ridges, own, free_mean=layer.free_mean)
         if correction is not None:
-            self._apply(layer, correction, fit + held)
+            self._apply(layer, correction, whole)
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
 
     def _moments(
