@@ -17,6 +17,7 @@ import copy
 import importlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional
 
 from benchmarks.quality_plan import Method, Variant
 from benchmarks.quality_problem import Problem, Pruned, loss
-from benchmarks.torch_pruning_budget import fresh_groupings, next_ratio
+from benchmarks.torch_pruning_budget import fresh_groupings, largest_within, next_ratio
 
 CLOSE = 0.005
 """The search ends this far below the budget."""
@@ -39,27 +40,15 @@ def prune_torch_pruning(problem: Problem, chosen: Method, wanted: tuple[Variant,
     first = gradients(problem.model, problem, chosen.criterion)
     for variant in wanted:
         started = time.perf_counter()
-        model, ratio = _searched(problem, chosen, variant.budget, first)
+        ratio, model = largest_within(
+            lambda ratio: _attempt(problem, chosen, ratio, first),
+            problem.flops_share,
+            variant.budget,
+            problem.tries,
+            choose=partial(next_ratio, wanted=variant.budget - CLOSE / 2),
+            close=CLOSE,
+        )
         yield Pruned(variant, model, time.perf_counter() - started, {"ratio": ratio})
-
-
-def _searched(problem: Problem, chosen: Method, budget: float, first: dict[str, Tensor]) -> tuple[nn.Module, float]:
-    """The largest model under the budget that was met on the way, and its ratio."""
-    low, high = (0.0, 1.0), (1.0, 0.0)
-    best: tuple[float, nn.Module, float] | None = None
-    for _ in range(problem.tries):
-        ratio = next_ratio(low, high, budget - CLOSE / 2)
-        model = _attempt(problem, chosen, ratio, first)
-        share = problem.flops_share(model)
-        low, high = (low, (ratio, share)) if share <= budget else ((ratio, share), high)
-        if share <= budget and (best is None or share > best[0]):
-            best = (share, model, ratio)
-        if budget - CLOSE <= share <= budget:
-            break
-    if best is None:
-        msg = f"no ratio comes under {budget:.0%} of the FLOPs"
-        raise ValueError(msg)
-    return best[1], best[2]
 
 
 def _attempt(problem: Problem, chosen: Method, ratio: float, first: dict[str, Tensor]) -> nn.Module:

@@ -8,31 +8,56 @@ from typing import Any
 
 from torch import nn
 
+Tried = tuple[float, float]
+"""A ratio, and the size that it leaves."""
+
+
+def halfway(low: Tried, high: Tried) -> float:
+    """Bisection."""
+    return (low[0] + high[0]) / 2
+
 
 def largest_within(
-    attempt: Callable[[float], nn.Module], size: Callable[[nn.Module], int], budget: float, tries: int
+    attempt: Callable[[float], nn.Module],
+    size: Callable[[nn.Module], float],
+    budget: float,
+    tries: int,
+    *,
+    choose: Callable[[Tried, Tried], float] = halfway,
+    close: float = 0.0,
 ) -> tuple[float, nn.Module]:
-    """The largest model within the budget that bisection of the ratio meets, with its ratio.
+    """The largest model within the budget that the search of the ratio meets, with its ratio.
+
+    Args:
+        attempt: a model pruned by a ratio.
+        size: what is budgeted; where `choose` looks at it, a share of the whole.
+        budget: the largest size.
+        tries: how many ratios are tried at most.
+        choose: the ratio to try next, between one that leaves too much and one that leaves too little.
+        close: the search ends at a model that is at most so far below the budget.
 
     Raises:
         ValueError: none came within it.
     """
-    low, high = 0.0, 1.0
+    low, high = (0.0, 1.0), (1.0, 0.0)
     best: tuple[float, nn.Module] | None = None
+    most = -math.inf
     for _ in range(tries):
-        ratio = (low + high) / 2
+        ratio = choose(low, high)
         made = attempt(ratio)
-        fits = size(made) <= budget
-        low, high = (low, ratio) if fits else (ratio, high)
-        if fits and (best is None or size(made) > size(best[1])):
-            best = ratio, made
+        left = size(made)
+        low, high = (low, (ratio, left)) if left <= budget else ((ratio, left), high)
+        if most < left <= budget:
+            best, most = (ratio, made), left
+        if close and budget - close <= most:
+            break
     if best is None:
-        msg = f"no ratio comes under {budget:,.0f} parameters"
+        msg = f"no ratio comes under {budget:,g}"
         raise ValueError(msg)
     return best
 
 
-def next_ratio(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+def next_ratio(low: Tried, high: Tried, wanted: float) -> float:
     """The ratio to try next, between two that leave too much and too little: pairs of a ratio and the share it leaves.
 
     Where all widths keep a share w of themselves, w * w of the FLOPs are left: so their square root is interpolated, and
