@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     if options.jobs:
         warm(left, options.jobs, end - options.spare, device, options.share, ratios, _say)
     shop = Workshop(device, options.share, ratios, _say)
-    bench = Bench(device, options.share, _timing(options), _say)
+    bench = Bench(device, options.share, _timing(options), _say, options.lock)
     for item in left:
         if time.monotonic() > end:
             _say("the time is up; the same command goes on from here")
@@ -162,6 +162,7 @@ def parser_of(*, gpu: bool) -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=0, help="processes that compile for Inductor ahead")
     parser.add_argument("--seconds", type=float, default=1e9, help="no further cell is begun after this time")
     parser.add_argument("--spare", type=float, default=0.0, help="of the seconds, for measuring what --jobs compiled")
+    parser.add_argument("--lock", type=Path, help="a file; of processes that name the same one, one measures at a time")
     parser.add_argument("--each", type=float, default=2.0, help="seconds for each module in a cell")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there already")

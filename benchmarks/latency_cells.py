@@ -7,9 +7,12 @@ are laid out with channels last. Where one variant cannot run, the others are me
 from __future__ import annotations
 
 import copy
+import fcntl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,9 @@ import fxprune
 from benchmarks.latency_models import SUBJECTS, Subject
 from benchmarks.latency_records import Cell
 from fxprune.backends import Timing
+from fxprune.backends.base import peak_of
+from fxprune.backends.measure import measure_side_by_side
+from fxprune.backends.registry import get_backend
 
 BACKENDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "eager": ("eager", {}),
@@ -43,6 +49,7 @@ class Bench:
         share: of the original's FLOPs or latency that `OWN` variants are compiled to.
         timing: of each module.
         say: tells how far it is.
+        lock: file that processes hold while they measure, so that several may prepare at once on one device.
         made: variants compiled for cells.
     """
 
@@ -50,6 +57,7 @@ class Bench:
     share: float
     timing: Timing
     say: Callable[[str], None]
+    lock: Path | None = None
     made: dict[tuple[Any, ...], Made] = field(default_factory=dict)
 
     def measure(
@@ -74,7 +82,7 @@ class Bench:
                 failed[name] = {"error": facts[name]["error"]}
             else:
                 there[name] = slim
-        return _together(there, example, cell, self.timing) | failed, facts
+        return _together(there, example, cell, self) | failed, facts
 
     def _compiled(self, name: str, original: nn.Module, example: Tensor, cell: Cell) -> Made:
         """A variant that is compiled for a cell, once for all cells that it is the same for."""
@@ -83,7 +91,8 @@ class Bench:
         if key not in self.made:
             started = time.perf_counter()
             try:
-                self.made[key] = _for_cell(kind, original, example, backend or cell.backend, self.share)
+                with alone_on(self.lock):
+                    self.made[key] = _for_cell(kind, original, example, backend or cell.backend, self.share)
             except Exception as error:  # a budget that cannot be met is a result
                 self.made[key] = (None, {"error": f"{type(error).__name__}: {error}"[:300]})
             self.say(f"  {cell} {name}: {self.made[key][1]} in {time.perf_counter() - started:.0f} s")
@@ -127,31 +136,52 @@ def inputs_of(subject: Subject, cell: Cell, device: torch.device) -> Tensor:
     return example.contiguous(memory_format=torch.channels_last) if last else example
 
 
-def _together(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
+def _together(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, bench: Bench) -> dict[str, Any]:
     try:
-        return _bench(modules, example, cell, timing)
+        return _measured(modules, example, cell, bench)
     except Exception:
         first, *others = modules
-    found: dict[str, Any] = _alone({first: modules[first]}, example, cell, timing)
+    found: dict[str, Any] = _alone({first: modules[first]}, example, cell, bench)
     if "error" in found[first]:
         return dict.fromkeys(modules, found[first])
     for other in others:
-        found |= _alone({first: modules[first], other: modules[other]}, example, cell, timing)
+        found |= _alone({first: modules[first], other: modules[other]}, example, cell, bench)
     return found
 
 
-def _alone(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
+def _alone(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, bench: Bench) -> dict[str, Any]:
     """One variant, the last of the modules, or why it cannot run."""
     try:
-        return _bench(modules, example, cell, timing)
+        return _measured(modules, example, cell, bench)
     except Exception as error:
         return {list(modules)[-1]: {"error": f"{type(error).__name__}: {error}"[:300]}}
 
 
-def _bench(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, timing: Timing) -> dict[str, Any]:
-    backend, options = BACKENDS[cell.backend]
+def _measured(modules: Mapping[str, nn.Module], example: Tensor, cell: Cell, bench: Bench) -> dict[str, Any]:
+    """Latencies of all modules, prepared one after the other and measured together."""
+    name, options = BACKENDS[cell.backend]
     torch.compiler.reset()
-    table = fxprune.bench(
-        modules, [backend], example_inputs=(example,), timing=timing, verify=False, options={backend: options}
-    )
-    return {row.module: asdict(row.latency) for row in table.rows}
+    with ExitStack() as stack:
+        runners = {
+            each: stack.enter_context(
+                get_backend(name).prepared(module, example_inputs=((example,), {}), verify=False, **options)
+            )
+            for each, module in modules.items()
+        }
+        calls = {each: runner.bind(example) for each, runner in runners.items()}
+        first = next(iter(runners.values()))
+        details: dict[str, Any] = {"device": first.device, "versions": first.versions, "batch_size": cell.batch}
+        with alone_on(bench.lock):
+            found = measure_side_by_side(calls, timing=bench.timing, clock=first.clock, peak=peak_of(first), **details)
+    return {each: asdict(latency) for each, latency in found.items()}
+
+
+@contextmanager
+def alone_on(lock: Path | None) -> Iterator[None]:
+    """Wait until no other process holds the file, and hold it meanwhile; nothing without one."""
+    if lock is None:
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -31,7 +31,7 @@ from fxprune.scorer import Context, Scorer
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, remember
 from fxprune.targets import limits_of, method_of, on_target, split_budget
-from fxprune.widths import Align, Floor, alignment_note, width_ranges
+from fxprune.widths import Align, Floor, alignment_note, follows_gpu, width_ranges
 
 
 def compile(
@@ -155,7 +155,8 @@ def compile(
         )
     ranges = width_ranges(subject.analysis, align, floor)
     told = () if target else alignment_note(subject.analysis, align)
-    making = Making(ranges, method, seed, verify, repairing(reconstruct, data, collect), told)
+    fast, repairs = follows_gpu(subject.analysis, align), repairing(reconstruct, data, collect)
+    making = Making(ranges, method, seed, verify, repairs, told, fast)
     if times is not None and times.budget is not None:
         predictor, making = predicting(model, subject, making, times, align, floor)
         return remember(build_to_time(model, subject, own, limits, making, times, predictor, started), scores)

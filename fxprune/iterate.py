@@ -39,7 +39,7 @@ from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.slim_module import SlimModule, attach_report
 from fxprune.sweep import with_defaults
-from fxprune.widths import Range, alignment_note, width_ranges
+from fxprune.widths import Range, alignment_note, follows_gpu, width_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,7 +174,8 @@ def _built(
     subject: Subject, scores: Scores, limits: Budget, ranges: Mapping[str, Range], given: Mapping[str, Any]
 ) -> SlimModule:
     wanted = repairing(given["reconstruct"], given["data"], given["collect"])
-    making = Making(ranges, given["search"], given["seed"], given["verify"], wanted)
+    fast = follows_gpu(subject.analysis, given["align"])
+    making = Making(ranges, given["search"], given["seed"], given["verify"], wanted, fast=fast)
     return build(subject, scores, limits, making, time.perf_counter())
 
 

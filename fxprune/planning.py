@@ -33,7 +33,7 @@ from fxprune.plan import Plan
 from fxprune.pruning import Making, Subject, decide, score_subject
 from fxprune.scorer import Context
 from fxprune.scores import Scores
-from fxprune.widths import Align, Floor, width_ranges
+from fxprune.widths import Align, Floor, follows_gpu, width_ranges
 
 POSITION = "position"
 """Name of the scores that stand in where there are none."""
@@ -153,7 +153,8 @@ def choose(
     )
     limits = parse_budget(budget, subject.whole.costs.original)
     ranges = width_ranges(analysis, align, floor)
-    made = decide(subject, found, limits, Making(ranges, search, 0, verify=False, repairing=None))
+    making = Making(ranges, search, 0, verify=False, repairing=None, fast=follows_gpu(analysis, align))
+    made = decide(subject, found, limits, making)
     widths = np.array([[made.widths[name][0] for name in analysis.costs.groups]])
     after = {metric: float(cost[0]) for metric, cost in analysis.costs.evaluate(widths).items()}
     return Planned(made, subject.whole.costs.original, after)

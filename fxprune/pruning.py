@@ -21,6 +21,7 @@ from fxprune.batches import example_from
 from fxprune.blocks import Block
 from fxprune.budget import Budget
 from fxprune.capture import capture
+from fxprune.costs.roofline import ROOFLINE, with_roofline
 from fxprune.cut import Cut
 from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
@@ -38,7 +39,7 @@ from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
 from fxprune.scoring import check_scores, run_scorer
-from fxprune.search import Choices, Costs, build_choices
+from fxprune.search import Choices, Costs, build_choices, search_fast
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
@@ -84,6 +85,7 @@ class Making:
         verify: whether the result is compared with the original, its cut parts silenced.
         repairing: what weights are repaired by; None to leave them as cut.
         notes: what the report says of the ranges.
+        fast: whether, among widths within the budget, time that memory is to blame for is saved (`fxprune.search.fast`).
     """
 
     ranges: Mapping[str, Range]
@@ -92,6 +94,7 @@ class Making:
     verify: bool
     repairing: Repairing | None
     notes: tuple[str, ...] = ()
+    fast: bool = False
 
     def method(self, scores: Scores) -> str:
         """Name of the search method for these scores."""
@@ -272,6 +275,9 @@ def search_for(
         group.name in scores.sensitivity for group in analysis.groups
     )
     try:
+        if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and limits.limits:
+            timed = with_roofline(analysis.costs, analysis.program, analysis.propagation, analysis.groups)
+            return search_fast(timed, limits.limits, choices, ROOFLINE)
         return search_widths(costs or analysis.costs, limits.limits, choices, method, ties, joint=joint)
     except InfeasibleBudget as error:
         smallest = {each.group: int(each.widths[0]) for each in choices}

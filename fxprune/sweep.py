@@ -37,7 +37,7 @@ from fxprune.pruning import (
 from fxprune.scorer import Context
 from fxprune.scores import Scores
 from fxprune.slim_module import remember
-from fxprune.widths import alignment_note, width_ranges
+from fxprune.widths import alignment_note, follows_gpu, width_ranges
 
 
 def sweep(
@@ -91,7 +91,8 @@ def sweep(
         subject, own = without_least(subject, scores, counted(given["drop"]), context, strict=given["strict"])
         ranges = width_ranges(subject.analysis, given["align"], given["floor"])
         told = alignment_note(subject.analysis, given["align"])
-        making = Making(ranges, given["search"], given["seed"], given["verify"], wanted, told)
+        fast = follows_gpu(subject.analysis, given["align"])
+        making = Making(ranges, given["search"], given["seed"], given["verify"], wanted, told, fast)
         pairs = list(zip(budgets, limits, strict=True))
         tracked = context.track(pairs, "building", len(pairs))
         points = [_point(budget, limit, subject, own, making, scores) for budget, limit in tracked]

@@ -168,9 +168,10 @@ def test_an_explicit_alignment_wins_on_a_gpu() -> None:
     assert [named[name].step for name in ("0", "1")] == [16, 64]
     assert alignment_note(analysis, 8, GPU) == ()
     assert alignment_note(analysis, None, torch.device("cpu")) == ()
-    (note,) = alignment_note(analysis, None, GPU)
-    assert "multiples of 64" in note
-    assert alignment_note(analysis, {"0": 16}, GPU) == (note,)
+    notes = alignment_note(analysis, None, GPU)
+    assert "multiples of 64" in notes[0]
+    assert "reads and writes less" in notes[1]
+    assert alignment_note(analysis, {"0": 16}, GPU) == notes
 
 
 def test_the_default_alignment_follows_where_the_weights_are() -> None:

@@ -85,7 +85,7 @@ class _Ledger:
 
     def enter(self, node: Node, at: int, value: torch.Tensor) -> None:
         """Book result number `at` of `node`."""
-        key = _key(value)
+        key = storage_key(value)
         if node.op == "get_attr":
             self.owner[key] = None
             return
@@ -118,7 +118,7 @@ def _results(node: Node) -> Iterator[tuple[int, torch.Tensor]]:
             yield at, each
 
 
-def _key(value: torch.Tensor) -> object:
+def storage_key(value: torch.Tensor) -> object:
     """Identity of a tensor's storage, as the fake tensors of the capture share them.
 
     Inside `vmap`, which traces the functions that `flex_attention` is given, tensors show no storage: each has its own.
@@ -132,7 +132,7 @@ def _key(value: torch.Tensor) -> object:
 def _storage_of_argument(node: Node) -> object:
     argument = node.args[0]
     assert isinstance(argument, Node)
-    return _key(argument.meta["val"])
+    return storage_key(argument.meta["val"])
 
 
 def _passes_through(node: Node) -> bool:

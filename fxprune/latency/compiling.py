@@ -31,7 +31,7 @@ from fxprune.pruning import Making, Subject, build, options_for, search_for
 from fxprune.report import Metric
 from fxprune.slim_module import SlimModule, attach_report
 from fxprune.targets import KEY
-from fxprune.widths import DEFAULT_ALIGN, Align, Floor, relaxed_align, width_ranges
+from fxprune.widths import DEFAULT_ALIGN, FAST_NOTE, Align, Floor, relaxed_align, width_ranges
 
 if TYPE_CHECKING:
     from fxprune.analysis import Analysis
@@ -149,7 +149,8 @@ def keep_to_steps(
     prepared = prepare(_fixed(model, subject), Stopwatch(times.backend, times.options), times.effort)
     learnt, align = _learnt(prepared)
     ranges = width_ranges(subject.analysis, align, floor)
-    return replace(making, ranges=ranges, notes=()), _multiples(learnt, f"{times.backend.name} on {prepared.device}")
+    told = (FAST_NOTE,) if making.fast else ()
+    return replace(making, ranges=ranges, notes=told), _multiples(learnt, f"{times.backend.name} on {prepared.device}")
 
 
 def with_note(slim: SlimModule, note: str) -> SlimModule:

@@ -1,7 +1,8 @@
 """Search: from importances, costs and limits to one width per group."""
 
 from fxprune.search.choices import Choices, build_choices
+from fxprune.search.fast import search_fast
 from fxprune.search.methods import METHODS, search
 from fxprune.search.problem import Costs
 
-__all__ = ["METHODS", "Choices", "Costs", "build_choices", "search"]
+__all__ = ["METHODS", "Choices", "Costs", "build_choices", "search", "search_fast"]
