@@ -30,6 +30,7 @@ from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.kv_cache import KVCache, with_kv_cache
 from fxprune.passes.bypass import verify_drop
+from fxprune.passes.layout import lay_out
 from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.repair import repair
 from fxprune.passes.slim import slim_graph
@@ -197,6 +198,8 @@ def rewrite(
     notes += () if subject.sayable is None else tuple(f"config: {line}" for line in str(subject.sayable).splitlines())
     if making.repairing is not None:
         notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
+    if kept or dropped:
+        lay_out(slim, slim.example_inputs if making.verify else None)
     original, seconds = whole.costs.original, time.perf_counter() - started
     outcome = Outcome(analysis, scores, widths, limits, making.method(scores), error, seconds, original, dropped, notes)
     attach_report(slim, make_report(outcome))

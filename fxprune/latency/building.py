@@ -21,6 +21,7 @@ from fxprune.axes import Axes
 from fxprune.cut import Cut
 from fxprune.inputs import Inputs
 from fxprune.latency.fragments import Fragment, attributes_of
+from fxprune.passes.layout import simplify_layout
 from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.slim import axes_of, emit_node, slim_graph
 from fxprune.slim_module import build_module
@@ -43,6 +44,7 @@ def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[GraphModule,
     slim = slim_graph(program, analysis.propagation, cut_at(analysis, widths))
     drop_idle_masks(slim.graph, program.constants)
     module, _ = build_module(GraphModule, "Candidate", program, slim.graph, slim.tensors, slim.constants)
+    simplify_layout(module)
     module.eval()
     return module, (program.args, dict(program.kwargs))
 
@@ -61,6 +63,7 @@ def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]
     graph.lint()
     drop_idle_masks(graph, analysis.program.constants)
     module = GraphModule(root, graph, class_name="Fragment")
+    simplify_layout(module)
     devices = [*(each.device for each in inputs), *(each.device for each in analysis.program.tensors.values())]
     return located(module.eval(), devices[0]), (tuple(inputs), {})
 

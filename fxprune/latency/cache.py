@@ -23,7 +23,7 @@ from fxprune.backends.atomic import replacing
 from fxprune.errors import BackendError, FxpruneError
 from fxprune.safe_json import parse
 
-SCHEMA = 2
+SCHEMA = 3
 LONGEST = 2**26
 """Bytes that a file of times may have."""
 
