@@ -34,8 +34,8 @@ Align: TypeAlias = int | Mapping[str, int]
 DEFAULT_ALIGN = 8
 GPU_ALIGN = 64
 """What a matrix product on a GPU is tiled by."""
-GPU_CHOICES = 4
-"""Widths that a narrow group is left at least on a GPU: 64 channels go in steps of 16."""
+GPU_CHOICES = 2
+"""Widths that a narrow group is left at least on a GPU: 64 channels go in steps of 32."""
 ATTENTION_ALIGN = 32
 """What kernels of fused attention are compiled for on a GPU."""
 DEFAULT_FLOOR = 0.05

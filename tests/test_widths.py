@@ -132,7 +132,7 @@ def chain(*widths: int) -> nn.Module:
 
 
 def test_the_default_alignment_on_a_gpu_is_a_tile_of_its_matrix_products() -> None:
-    wide = {7: 1, 15: 1, 16: 8, 24: 8, 48: 8, 64: 16, 96: 16, 128: 32, 255: 32, 256: 64, 320: 64, 2048: 64}
+    wide = {7: 1, 15: 1, 16: 8, 24: 8, 48: 16, 64: 32, 96: 32, 128: 64, 255: 64, 256: 64, 320: 64, 2048: 64}
     analysis = fxprune.analyze(chain(*wide), torch.randn(2, 4))
     on_gpu, on_cpu = (width_ranges(analysis, None, None, torch.device(each)) for each in ("cuda", "cpu"))
     assert {group.size: on_gpu[group.name].step for group in analysis.groups} == wide

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "eager"
 MEASURING = Timing(warmup_calls=10, relative_width=0.015, budget_s=6.0)
-FINAL_TRIES = 3
-STEP_BACK = 0.985
-"""What the target is lowered by where the finished module does not hold what its like held."""
+FINAL_TRIES = 5
+STEP_BACK = 0.015
+"""What share the target is lowered by where the finished module does not hold what its like held; twice it the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def build_to_time(
 
 def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) -> SlimModule:
     """The finished module, verified and repaired, measured once more; where it fails, with a lower target."""
-    rounds, known = 0, Bracket()
+    rounds, known, back = 0, Bracket(), STEP_BACK
     for _ in range(FINAL_TRIES):
         found, count = close(closing, target, known)
         rounds += count + 1
@@ -258,7 +258,7 @@ def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) 
         final = tried(closing, found.target, found.widths, slim)
         if final.used <= 1:
             return _told(slim, final, closing, predictor, rounds)
-        target, known = found.target * STEP_BACK, Bracket(broke=final)
+        target, known, back = found.target * (1 - back), Bracket(broke=final), 2 * back
     msg = (
         f"the budget of time held for candidates and not for the finished module, {FINAL_TRIES} times: this machine's speed "
         f"drifts too much ({final.measured}). Measure on a quiet one, or ask for more time"
