@@ -24,7 +24,8 @@ SIZES = {
     "intermediate_size": 48,
     "vocab_size": 100,
 }
-WHOLE = ["*:features#3", "*v_proj"]
+WHOLE = ["*:features*", "*v_proj"]
+"""Heads, and their dimensions: Transformers wants the hidden size to be a multiple of the number of heads."""
 """Groups of a Llama that no configuration can say: rotary pairs and value dimensions."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from fxprune.errors import InputError
 from fxprune.search.choices import Choices, Ints
+from fxprune.search.kinds import solve_kinds
 from fxprune.search.knapsack import solve_knapsack
 from fxprune.search.problem import Costs, Problem, pose, require_feasible
 from fxprune.search.threshold import solve_threshold
@@ -41,7 +42,7 @@ def search(
         method: `knapsack` (least sum of losses), `threshold` (one bound on every loss) or `uniform` (one keep-ratio).
         ties: groups whose widths keep their proportions; their choices are of one length.
         joint: for `uniform`: whether losses of different groups compare, so that the widths of what is tied are chosen to
-            lose least together; otherwise all keep one ratio.
+            lose least together; otherwise all keep one ratio, or what comes near to it and spends the budget (`search.kinds`).
 
     Returns:
         Group name to width; the original sizes where they already meet the limits.
@@ -51,8 +52,8 @@ def search(
         InputError: there is no such method.
     """
     solve = _method(method)
-    if method == "uniform" and joint:
-        solve = solve_knapsack
+    if method == "uniform" and (joint or any(len(tie.groups) > 1 for tie in ties)):
+        solve = solve_knapsack if joint else solve_kinds
     tied, merged = tie(costs, choices, ties)
     problem = pose(tied if ties else costs, limits, merged)
     levels = problem.full

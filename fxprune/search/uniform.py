@@ -13,18 +13,23 @@ from fxprune.search.choices import Floats, Ints
 from fxprune.search.problem import Problem
 
 
-def solve_uniform(problem: Problem) -> Ints:
-    """Levels at the largest keep-ratio that meets every limit; the narrowest widths meet them by assumption."""
+def solve_uniform(problem: Problem, least: Ints | None = None) -> Ints:
+    """Levels at the largest keep-ratio that meets every limit.
+
+    Args:
+        problem: the candidates and limits.
+        least: levels that no group goes below, which meet the limits; None for the narrowest widths, which do by assumption.
+    """
     middles = _middles(problem)
     ratios: Floats = np.unique(np.append(middles[np.isfinite(middles)], 0.0))
     low, high = 0, len(ratios) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if problem.feasible(_levels(middles, ratios[middle])[None])[0]:
+        if problem.feasible(_levels(middles, ratios[middle], least)[None])[0]:
             low = middle
         else:
             high = middle - 1
-    return _levels(middles, ratios[low])
+    return _levels(middles, ratios[low], least)
 
 
 def _middles(problem: Problem) -> Floats:
@@ -34,6 +39,6 @@ def _middles(problem: Problem) -> Floats:
     return np.where(missing, np.inf, middles)
 
 
-def _levels(middles: Floats, ratio: float) -> Ints:
+def _levels(middles: Floats, ratio: float, least: Ints | None) -> Ints:
     levels: Ints = (middles <= ratio).sum(axis=1, dtype=np.int64)
-    return levels
+    return levels if least is None else np.maximum(levels, least)

@@ -49,7 +49,7 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
         reason = (str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}").rstrip(".")
         msg = (
             f"config.json cannot say what the plan makes of the model: {reason}. Plan one width per kind over all layers, "
-            "or pass keep_config=True (--keep-config) to copy it as it is"
+            "keep what it complains about whole (plan --keep), or pass keep_config=True (--keep-config) to copy it as it is"
         )
         raise CheckpointError(msg) from error
     return {**written, **_changed(original.to_dict(), config.to_dict())}
