@@ -21,6 +21,7 @@ from fxprune.axes import Axes
 from fxprune.cut import Cut
 from fxprune.inputs import Inputs
 from fxprune.latency.fragments import Fragment, attributes_of
+from fxprune.passes.idle import drop_idle_views
 from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.slim import axes_of, emit_node, slim_graph
 from fxprune.slim_module import build_module
@@ -42,6 +43,7 @@ def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[GraphModule,
     program = analysis.program
     slim = slim_graph(program, analysis.propagation, cut_at(analysis, widths))
     drop_idle_masks(slim.graph, program.constants)
+    drop_idle_views(slim.graph, {**slim.tensors, **slim.constants})
     module, _ = build_module(GraphModule, "Candidate", program, slim.graph, slim.tensors, slim.constants)
     module.eval()
     return module, (program.args, dict(program.kwargs))
