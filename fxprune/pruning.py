@@ -30,6 +30,7 @@ from fxprune.finished import recall_scores
 from fxprune.kinds import find_kinds, tied_ranges
 from fxprune.kv_cache import KVCache, with_kv_cache
 from fxprune.passes.bypass import verify_drop
+from fxprune.passes.idle import drop_idle_views
 from fxprune.passes.layout import lay_out
 from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.repair import repair
@@ -191,6 +192,7 @@ def rewrite(
     emitted = slim_graph(analysis.program, analysis.propagation, cut)
     if kept or dropped:  # what keeps everything is equal to the last bit, and without a mask another kernel may run
         drop_idle_masks(emitted.graph, analysis.program.constants)
+    drop_idle_views(emitted.graph, {**emitted.tensors, **emitted.constants})
     slim = assemble(analysis.program, emitted, plan, scores)
     error = _verify(whole, dropped, analysis, cut, slim) if making.verify else None
     notes = making.notes

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.batches import Batch
 from fxprune.passes.masked import private
+from fxprune.passes.slim import origins_of
 
 
 class Frames:
@@ -83,7 +84,7 @@ class Lockstep:
     Attributes:
         original: values of the original graph.
         slim: values of the slim graph.
-        copies: node of the original graph -> its copy in the slim one.
+        copies: node of the original graph -> what has its value in the slim one.
     """
 
     def __init__(self, original: GraphModule, slim: GraphModule, batches: Sequence[Batch]) -> None:
@@ -91,9 +92,7 @@ class Lockstep:
         self.original, self.slim = Frames(original, batches), Frames(slim, batches)
         self._pending = iter(original.graph.nodes)
         self._nodes = list(slim.graph.nodes)
-        self.copies: dict[Node, Node] = {
-            node.meta["origin"]: node for node in self._nodes if node.meta.get("origin") is not None
-        }
+        self.copies: dict[Node, Node] = {origin: node for node in self._nodes for origin in origins_of(node)}
 
     def __iter__(self) -> Any:
         """Pairs of a node of the original and its copy, both executed; what is not needed later is freed afterwards."""

@@ -106,6 +106,12 @@ def emit_node(graph: Graph, node: Node, copies: Mapping[Node, Node], propagation
     return copy
 
 
+def origins_of(node: Node) -> tuple[Node, ...]:
+    """The nodes of the original whose value a node of an emitted graph has: its own, and views of it that were left out."""
+    own = node.meta.get("origin")
+    return () if own is None else (own, *node.meta.get("views", ()))
+
+
 def _resize(copy: Node, node: Node, propagation: Propagation, cut: Cut, graph: Graph) -> None:
     """Rewrite the size arguments of one operation; arithmetic on symbolic sizes goes before it."""
     rule = find_rule(node.target)
