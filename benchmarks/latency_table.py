@@ -200,6 +200,14 @@ def _cell(row: Row | None) -> str:
     return f"{row['speedup']:.2f} ({row['speedup_low']:.2f} .. {row['speedup_high']:.2f})"
 
 
+def _style(variant: str, variants: Sequence[str]) -> dict[str, Any]:
+    """One colour for a variant of Torch-Pruning, pale, and fxprune at its FLOPs, full."""
+    others = [each.removeprefix("fxprune@") for each in variants if each != "fxprune"]
+    other = variant.removeprefix("fxprune@")
+    hue = 0 if variant == "fxprune" else 1 + list(dict.fromkeys(others)).index(other)
+    return {"color": f"C{hue}", "alpha": 1.0 if variant.startswith("fxprune") else 0.4}
+
+
 def _plot(rows: Sequence[Row], path: Path) -> None:
     """Bars of the speed-ups, a panel for each model and dtype."""
     import matplotlib as mpl
@@ -216,7 +224,8 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
         for at, variant in enumerate(variants):
             known = {(row["backend"], row["batch"]): row["speedup"] for row in own if row["variant"] == variant}
             places = [index + 0.8 * (at - len(variants) / 2) / len(variants) for index in range(len(cells))]
-            axis.bar(places, [known.get(cell) or 0 for cell in cells], 0.8 / len(variants), label=variant)
+            heights = [known.get(cell) or 0 for cell in cells]
+            axis.bar(places, heights, 0.8 / len(variants), label=variant, **_style(variant, variants))
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_xticks(range(len(cells)), [f"{backend} {batch}" for backend, batch in cells], fontsize=8)
         axis.set_title(f"{panel[2]}, {panel[3]}, {panel[0]}, {panel[1]:.0%}", fontsize=9)
