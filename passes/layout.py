@@ -158,7 +158,7 @@ def _part_of_packed(rewriter: _Rewriter, node: Any) -> bool:
         return False
     copied, index = node.args[0], node.args[2]
     squeezed = _operand(copied, aten.contiguous.default)
-    moved = _operand(squeezed, aten.squeeze.dims)
+    moved = _operand(squeezed, aten.squeeze.dim) or _operand(squeezed, aten.squeeze.dims)
     widened = _operand(moved, aten.transpose.int)
     packed = _operand(widened, aten.unsqueeze.default)
     rank = _rank(packed)
@@ -167,7 +167,8 @@ def _part_of_packed(rewriter: _Rewriter, node: Any) -> bool:
     if packed.args[1] not in {-1, rank - 2} or len(packed.args[2]) != 2 or widened.args[1] != 0:
         return False
     swapped = {each % (rank + 1) for each in moved.args[1:]}
-    if swapped != {0, rank - 1} or [each % (rank + 1) for each in squeezed.args[1]] != [rank - 1]:
+    dims = squeezed.args[1] if isinstance(squeezed.args[1], list | tuple) else [squeezed.args[1]]
+    if swapped != {0, rank - 1} or [each % (rank + 1) for each in dims] != [rank - 1]:
         return False
     return rewriter.replace(node, lambda: rewriter.call(aten.select.int, packed, -2, index))
 

@@ -161,6 +161,14 @@ def test_packed_projections_are_taken_apart_at_once(monkeypatch: pytest.MonkeyPa
     assert not any(node.target in {aten.select.int, aten.transpose.int} for node in slim.graph.nodes)
 
 
+def test_attention_that_loses_nothing_itself_is_laid_out_too() -> None:
+    model = encoder().eval()
+    slim = fxprune.compile(model, 0.8, example_inputs=X, ignore=["*self_attn*"], progress=False)
+    assert slim.plan.slices
+    assert sum(node.target == aten.unbind.int for node in slim.graph.nodes) == 2
+    assert not any(node.target in COPIES for node in slim.graph.nodes)
+
+
 def test_dropout_in_training_follows_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     _, slim, inputs = slims("dropout", monkeypatch)
     slim.eval()
