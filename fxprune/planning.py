@@ -14,7 +14,7 @@ with the sizes of the example inputs: free ones take twice as long, and a plan d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -26,6 +26,7 @@ from fxprune.analysis import analyze_program
 from fxprune.budget import parse_budget
 from fxprune.capture import capture
 from fxprune.depth import choose_blocks, without_blocks
+from fxprune.expressible import expressible
 from fxprune.groups import Group
 from fxprune.inputs import find_inputs, normalise_inputs
 from fxprune.kv_cache import KVCache, with_kv_cache
@@ -33,7 +34,7 @@ from fxprune.plan import Plan
 from fxprune.pruning import Making, Subject, decide, score_subject
 from fxprune.scorer import Context
 from fxprune.scores import Scores
-from fxprune.widths import Align, Floor, follows_gpu, width_ranges
+from fxprune.widths import Align, Floor, Range, follows_gpu, width_ranges
 
 POSITION = "position"
 """Name of the scores that stand in where there are none."""
@@ -47,11 +48,13 @@ class Planned:
         plan: what is kept.
         before: metric -> cost of the whole model.
         after: metric -> cost of what is kept.
+        held: kinds of groups that were kept whole for the configuration's sake -> why.
     """
 
     plan: Plan
     before: Mapping[str, float]
     after: Mapping[str, float]
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(
@@ -67,6 +70,7 @@ def plan(
     search: str = "uniform",
     strict: bool = False,
     kv_cache: KVCache | None = None,
+    config: bool = False,
 ) -> Plan:
     """Decide what to keep of a model, without weights and without building the slim one.
 
@@ -83,6 +87,7 @@ def plan(
         search: "uniform" (one ratio for all groups, which a configuration can say), "knapsack" or "threshold".
         strict: raise where an operation has no rule.
         kv_cache: as for `compile`.
+        config: keep to widths that the configuration of a Transformers model can say (`fxprune.expressible`).
 
     Returns:
         The plan, for `apply_to_checkpoint` or `apply`.
@@ -103,7 +108,7 @@ def plan(
     """
     subject = survey(model, example_inputs, ignore=ignore, drop=drop, strict=strict, kv_cache=kv_cache)
     found = Scores.load(scores) if isinstance(scores, str | PathLike) else scores
-    return choose(model, subject, budget, found, align=align, floor=floor, search=search).plan
+    return choose(model, subject, budget, found, align=align, floor=floor, search=search, config=config).plan
 
 
 def survey(
@@ -143,6 +148,7 @@ def choose(
     align: Align | None = None,
     floor: Floor | None = None,
     search: str = "uniform",
+    config: bool = False,
 ) -> Planned:
     """Search within the budget: the second half of `plan`."""
     analysis = subject.analysis
@@ -154,10 +160,17 @@ def choose(
     limits = parse_budget(budget, subject.whole.costs.original)
     ranges = width_ranges(analysis, align, floor)
     making = Making(ranges, search, 0, verify=False, repairing=None, fast=follows_gpu(analysis, align))
-    made = decide(subject, found, limits, making)
+
+    def within(some: Mapping[str, Range]) -> Plan:
+        return decide(subject, found, limits, replace(making, ranges=some))
+
+    def at(widths: Mapping[str, int]) -> Plan:
+        return decide(subject, found, limits, making, widths)
+
+    made, held = expressible(model, subject, ranges, within, at) if config else (within(ranges), {})
     widths = np.array([[made.widths[name][0] for name in analysis.costs.groups]])
     after = {metric: float(cost[0]) for metric, cost in analysis.costs.evaluate(widths).items()}
-    return Planned(made, subject.whole.costs.original, after)
+    return Planned(made, subject.whole.costs.original, after, held)
 
 
 def by_position(groups: Sequence[Group]) -> Scores:

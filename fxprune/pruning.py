@@ -167,9 +167,12 @@ def build(
     return rewrite(subject, scores, widths, kept, limits, making, started)
 
 
-def decide(subject: Subject, scores: Scores, limits: Budget, making: Making) -> Plan:
-    """Search within the ranges of widths, and nothing more: the plan."""
-    widths = search_for(subject, scores, limits, making)
+def decide(
+    subject: Subject, scores: Scores, limits: Budget, making: Making, widths: Mapping[str, int] | None = None
+) -> Plan:
+    """Search within the ranges of widths, unless they are given, and nothing more: the plan."""
+    if widths is None:
+        widths = search_for(subject, scores, limits, making)
     kept = keep_most_important(subject.analysis.groups, scores, widths)
     cut = subject.analysis.cut(kept)
     return _plan(subject, cut, kept, widths, limits, scores.scorer, making.method(scores), making.seed)

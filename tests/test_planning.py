@@ -24,9 +24,6 @@ SIZES = {
     "intermediate_size": 48,
     "vocab_size": 100,
 }
-WHOLE = ["*:features*", "*v_proj"]
-"""Heads, and their dimensions: Transformers wants the hidden size to be a multiple of the number of heads."""
-"""Groups of a Llama that no configuration can say: rotary pairs and value dimensions."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"tie_word_embeddings": True}),
@@ -111,10 +108,11 @@ def test_from_a_configuration_to_a_cut_checkpoint(tmp_path: Path, capsys: pytest
     config.mkdir()
     (config / "config.json").write_text((source / "config.json").read_text())
     plan = tmp_path / "out" / "plan.json"
-    keep = [part for pattern in WHOLE for part in ("--keep", pattern)]
     budget = ["--budget", "params=60%", "--drop", "model.layers.1", "--input", "input_ids=1x16:int64"]
-    assert main(["plan", f"transformers:{config}", *budget, *keep, "-o", str(plan), "--traceback"]) == 0
-    assert "params: " in capsys.readouterr().out
+    assert main(["plan", f"transformers:{config}", "--config", *budget, "-o", str(plan), "--traceback"]) == 0
+    said = capsys.readouterr().out
+    assert "params: " in said
+    assert "kept whole: model.layers.{0,2}.self_attn.q_proj:features#1, with what else is cut: " in said
     assert main(["apply", str(plan), str(source), str(tmp_path / "cut"), "--traceback"]) == 0
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
     assert loaded.config.num_hidden_layers == 2
@@ -122,6 +120,46 @@ def test_from_a_configuration_to_a_cut_checkpoint(tmp_path: Path, capsys: pytest
         each.numel() for each in read(source).values()
     )
     assert loaded(**IDS).logits.isfinite().all()
+
+
+CONFIGURED: dict[str, tuple[str, dict[str, Any]]] = {
+    "heads that fit": ("Llama", {"num_attention_heads": 16, "num_key_value_heads": 4}),
+    "a hidden size of whole heads": ("Llama", {"hidden_size": 2048, "num_attention_heads": 32, "head_dim": 8}),
+    "qwen2": ("Qwen2", {}),
+    "gpt2": ("GPT2", {"n_inner": 1024}),
+    "opt": ("OPT", {}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+@pytest.mark.parametrize("share", ["85%", "65%"])
+def test_a_plan_that_the_configuration_says(name: str, share: str) -> None:
+    import transformers
+
+    from fxprune.shards.configuration import build, said
+
+    family, more = CONFIGURED[name]
+    sizes = {**SIZES, "hidden_size": 256, "intermediate_size": 704}
+    if family == "GPT2":
+        sizes = {"n_embd": 256, "n_layer": 2, "n_head": 8, "vocab_size": 100}
+    if family == "OPT":
+        more = {"ffn_dim": 704, "word_embed_proj_dim": 256}
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **more})
+    kind = getattr(transformers, "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")
+    with torch.device("meta"):
+        model = kind(config).eval()
+    plan = fxprune.plan(model, {"params": share}, example_inputs=META, config=True)
+    slim = build(kind, said(kind, model.config, plan))
+    counts = [sum(each.numel() for each in made.parameters()) for made in (slim, model)]
+    assert 0.75 * float(share[:-1]) / 100 < counts[0] / counts[1] <= float(share[:-1]) / 100
+
+
+def test_a_plan_that_no_configuration_says_is_refused() -> None:
+    with pytest.raises(InputError, match="is no Transformers model"):
+        fxprune.plan(
+            nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 4)), "50%", example_inputs=torch.randn(2, 8), config=True
+        )
 
 
 def test_names_of_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--align", type=int, metavar="N", help="keep widths to multiples of N")
     parser.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="groups that stay whole")
     parser.add_argument(
+        "--config", action="store_true", help="only widths that the configuration of a Transformers model can say"
+    )
+    parser.add_argument(
         "--search", default="uniform", metavar="NAME", help="how widths are chosen (default: %(default)s)"
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the plan, such as plan.json")
@@ -55,7 +58,16 @@ def run(options: argparse.Namespace) -> None:
     floor = {**dict.fromkeys(options.keep, 1.0)} or None
     scores = None if options.scores is None else Scores.load(options.scores)
     budget = parse_budget_options(options.budget)
-    made = choose(model, subject, budget, scores, align=options.align, floor=floor, search=options.search)
+    made = choose(
+        model,
+        subject,
+        budget,
+        scores,
+        align=options.align,
+        floor=floor,
+        search=options.search,
+        config=options.config,
+    )
     made.plan.save(options.out)
     print(f"{_describe(made)}\nwrote {options.out}")
 
@@ -92,8 +104,10 @@ def _configured(folder: Path) -> nn.Module:
 
 
 def _describe(made: Planned) -> str:
-    return "\n".join(
+    kept = [f"kept whole: {name}, {reason}" for name, reason in made.held.items()]
+    costs = [
         f"{metric}: {format_amount(metric, made.after[metric])} of {format_amount(metric, before)} "
         f"({made.after[metric] / before:.1%})"
         for metric, before in made.before.items()
-    )
+    ]
+    return "\n".join([*costs, *kept])

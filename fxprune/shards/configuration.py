@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,40 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
     written = read_json(folder / "config.json")
     try:
         kind, original = load(folder, written)
-        config = with_layers(kind, with_widths(kind, original, plan), plan)
+        config = said(kind, original, plan)
         _check(kind, config, shapes)
     except Exception as error:  # whatever the class makes of fields that it was not written for
         reason = (str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}").rstrip(".")
         msg = (
             f"config.json cannot say what the plan makes of the model: {reason}. Plan one width per kind over all layers, "
-            "keep what it complains about whole (plan --keep), or pass keep_config=True (--keep-config) to copy it as it is"
+            "only widths that it can say (plan --config), or pass keep_config=True (--keep-config) to copy it as it is"
         )
         raise CheckpointError(msg) from error
     return {**written, **_changed(original.to_dict(), config.to_dict())}
+
+
+def said(kind: Any, config: Any, plan: Plan) -> Any:
+    """The configuration that says a plan's widths and layers.
+
+    Raises:
+        CheckpointError: there is none; and whatever the class raises for fields that it refuses.
+    """
+    new = with_layers(kind, with_widths(kind, config, plan), plan)
+    _check(kind, new, dict(_shapes(plan)))
+    return new
+
+
+def _shapes(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor after the cut."""
+    for name, (shape, _) in plan.signature.items():
+        if not is_below(name, plan.dropped):
+            kept = {dim: _count(indices) for dim, indices in plan.slices.get(plan.tied.get(name, name), {}).items()}
+            yield renumbered(name, plan.dropped), tuple(kept.get(dim, size) for dim, size in enumerate(shape))
+
+
+def _count(indices: Sequence[Any]) -> int:
+    """Number of kept indices, in one list or in several."""
+    return sum(len(each) if isinstance(each, Sequence) else 1 for each in indices)
 
 
 def load(folder: Path, written: Mapping[str, Any]) -> tuple[Any, Any]:
