@@ -98,8 +98,9 @@ def compiled(
     scores: fxprune.Scores | None,
     *,
     reconstruct: bool,
+    verify: bool = True,
 ) -> fxprune.SlimModule:
-    """One call; scores of an earlier one are used again."""
+    """One call; scores of an earlier one are used again, and what is only counted need not be verified."""
     return fxprune.compile(
         problem.model,
         {"params": params},
@@ -110,6 +111,8 @@ def compiled(
         search="uniform",
         align=8,
         reconstruct=reconstruct,
+        verify=verify,
+        progress=False,
         **dropped,
     )
 
@@ -124,7 +127,7 @@ def largest(problem: Problem, share: float, make: Callable[..., fxprune.SlimModu
     scores: fxprune.Scores | None = None
     best, most = None, 0
     for attempt in range(TRIES):
-        slim = make(asked, scores, reconstruct=False)
+        slim = make(asked, scores, reconstruct=False, verify=False)
         scores, size = slim.scores, body(slim)
         if most < size <= budget:
             best, most = asked, size
