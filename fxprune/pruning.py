@@ -283,7 +283,7 @@ def search_for(
         group.name in scores.sensitivity for group in analysis.groups
     )
     try:
-        if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and limits.limits:
+        if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and "flops" in limits.limits:
             timed = with_roofline(analysis.costs, analysis.program, analysis.propagation, analysis.groups)
             return search_fast(timed, limits.limits, choices, ROOFLINE)
         return search_widths(costs or analysis.costs, limits.limits, choices, method, ties, joint=joint)

@@ -113,6 +113,10 @@ def test_a_residual_stream_is_cut_on_a_gpu_where_it_is_what_takes_time() -> None
     assert fast["0"] < plain["0"]
     assert (used["flops"] <= limits.limits["flops"]).all()
     assert used[ROOFLINE][1] < 0.95 * used[ROOFLINE][0]
+    params = parse_budget({"params": "60%"}, analysis.costs.original)
+    assert search_for(subject, scores, params, replace(making, fast=True)) == search_for(
+        subject, scores, params, making
+    )
     uniform = replace(making, fast=True, search="uniform")
     assert search_for(subject, scores, limits, uniform) == search_for(
         subject, scores, limits, replace(uniform, fast=False)
