@@ -20,6 +20,7 @@ from fxprune.passes.slim import SlimGraph
 from fxprune.plan import Plan
 from fxprune.program import Program
 from fxprune.scores import Scores
+from fxprune.wording import WordedModule
 
 if TYPE_CHECKING:
     from fxprune.report import Report
@@ -38,7 +39,7 @@ class Provenance:
     example_inputs: tuple[tuple[Any, ...], dict[str, Any]] | None
 
 
-class SlimModule(GraphModule):
+class SlimModule(WordedModule):
     """A slim model: an ordinary `nn.Module` to train, evaluate, move, save, compile and export.
 
     Its submodules are `torch.nn` modules under the original's names, and its state dict has the original's keys.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
 from fxprune.analysis import Analysis
 from fxprune.axes import Axes
@@ -25,6 +25,7 @@ from fxprune.passes.idle import drop_idle_views
 from fxprune.passes.masks import drop_idle_masks
 from fxprune.passes.slim import axes_of, emit_node, slim_graph
 from fxprune.slim_module import build_module
+from fxprune.wording import WordedModule
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -38,18 +39,18 @@ def cut_at(analysis: Analysis, widths: Sequence[int]) -> Cut:
     return analysis.cut(kept)
 
 
-def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[GraphModule, Inputs]:
+def build_whole(analysis: Analysis, widths: Sequence[int]) -> tuple[WordedModule, Inputs]:
     """The slim model with these widths in eval mode, and the example inputs."""
     program = analysis.program
     slim = slim_graph(program, analysis.propagation, cut_at(analysis, widths))
     drop_idle_masks(slim.graph, program.constants)
     drop_idle_views(slim.graph, {**slim.tensors, **slim.constants})
-    module, _ = build_module(GraphModule, "Candidate", program, slim.graph, slim.tensors, slim.constants)
+    module, _ = build_module(WordedModule, "Candidate", program, slim.graph, slim.tensors, slim.constants)
     module.eval()
     return module, (program.args, dict(program.kwargs))
 
 
-def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]) -> tuple[GraphModule, Inputs]:
+def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]) -> tuple[WordedModule, Inputs]:
     """A fragment with these widths of all groups, and inputs for it."""
     cut = cut_at(analysis, widths)
     graph, root, copies = Graph(), nn.Module(), dict[Node, Node]()
@@ -62,7 +63,7 @@ def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]
     graph.output(tuple(copies[node] for node in fragment.outputs))
     graph.lint()
     drop_idle_masks(graph, analysis.program.constants)
-    module = GraphModule(root, graph, class_name="Fragment")
+    module = WordedModule(root, graph, class_name="Fragment")
     devices = [*(each.device for each in inputs), *(each.device for each in analysis.program.tensors.values())]
     return located(module.eval(), devices[0]), (tuple(inputs), {})
 
