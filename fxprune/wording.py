@@ -97,7 +97,8 @@ def reword(graph: Graph) -> Wording:
     left, writer = iter(arguments), _Writer()
     if plain is None:
         writer.graph.set_codegen(copy.copy(graph._codegen))
-    for number, node in enumerate(graph.nodes):
+    # Arguments come first, as in the code: what is named before them must not have the name of one, which would replace it.
+    for number, node in sorted(enumerate(graph.nodes), key=lambda each: each[1].op != "placeholder"):
         if node.op == "placeholder":
             argument = next(left)
             writer.take(node, argument, names[argument])

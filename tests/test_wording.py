@@ -179,6 +179,26 @@ def test_names_of_arguments_do_not_clash() -> None:
     assert torch.equal(slim(*args)[0], model(*args)[0])
 
 
+class Scaled(nn.Module):
+    """An argument that is called like what the code calls the modules, with a parameter that is looked up before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.ParameterList([torch.randn(8)])
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, in_root: Tensor) -> Tensor:
+        out: Tensor = self.down(torch.relu(self.up(in_root))) * self.scale[0]
+        return out
+
+
+def test_names_of_arguments_do_not_clash_with_those_of_the_code() -> None:
+    torch.manual_seed(0)
+    model, x = Scaled().eval(), torch.randn(2, 8)
+    slim = fxprune.compile(model, "100%", example_inputs=x)
+    assert torch.equal(slim(in_root=x), model(x))
+
+
 def test_inputs_that_are_nested_stay_nested() -> None:
     slim, _, inputs = compiled("nested")
     assert "tree_flatten_spec" in slim.code
