@@ -22,16 +22,17 @@ import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
+from fxprune.passes.strides import contiguous_outputs, keep_contiguous, looks_at_memory
 from fxprune.passes.verify import compare, full_precision
 
 aten = torch.ops.aten
@@ -68,18 +69,25 @@ def _outputs(module: GraphModule, inputs: Inputs) -> list[Any]:
         return tree_leaves(module(*args, **kwargs))
 
 
-def simplify_layout(module: GraphModule) -> bool:
-    """Rewrite a module's graph in place wherever a rule fits; whether one did."""
+def simplify_layout(module: GraphModule, *, whole: bool = True) -> bool:
+    """Rewrite a module's graph in place wherever a rule fits; whether one did.
+
+    Args:
+        module: what is changed.
+        whole: whether it is what a user calls, whose outputs stay contiguous where they were.
+    """
     rewriter = _Rewriter(module)
-    if any(map(_writes, module.graph.nodes)):
+    if any(looks_at_memory(module, node) for node in module.graph.nodes):
         return False
-    changed = False
+    changed, contiguous = False, contiguous_outputs(module.graph)
     for rule in _RULES:
         for node in list(module.graph.nodes):
             changed |= not node._erased and rule(rewriter, node)
         if changed:
             module.graph.eliminate_dead_code()
     if changed:
+        if whole:
+            keep_contiguous(module, contiguous)
         module.graph.lint()
         module.recompile()
     return changed
@@ -214,33 +222,44 @@ def _around_linear(rewriter: _Rewriter, node: Any) -> bool:
 
 
 def _after_linear(rewriter: _Rewriter, node: Any) -> bool:
-    """linear(reshape(permute(s, [a, b, ..]), [A, B, E]))^T = linear(reshape(permute(s, [b, a, ..]), [B, A, E]))."""
-    linear = _operand(node, aten.transpose.int)
-    if not isinstance(linear, Node) or not rewriter.is_linear(linear) or len(linear.users) > 1:
-        return False
-    merged: Any = linear.args[0]
+    """linear(reshape(permute(s, [a, b, ..]), [A, B, E]))^T = linear(reshape(permute(s, [b, a, ..]), [B, A, E])).
+
+    Of several linear layers in a row as well.
+    """
+    layers: list[Node] = []
+    merged = _operand(node, aten.transpose.int)
+    while isinstance(merged, Node) and rewriter.is_linear(merged) and len(merged.users) == 1:
+        layers.insert(0, merged)
+        merged = merged.args[0]
     order = _operand(merged, aten.reshape.default)
-    if not _is(order, aten.permute.default) or {each % 3 for each in node.args[1:]} != {0, 1}:
+    if not layers or not _is(order, aten.permute.default) or {each % 3 for each in node.args[1:]} != {0, 1}:
         return False
     source, places = order.args
     sizes, known = merged.args[1], _sizes(source)
     if len(places) != 4 or len(sizes) != 3 or known is None or -1 in sizes:
         return False
-    if list(sizes[:2]) != [known[at] for at in places[:2]]:
-        return False
     first, second, *rest = places
+    merges = [known[at] for at in rest]
+    if list(sizes[:2]) != [known[first], known[second]] or not all(
+        isinstance(each, int) for each in [*merges, sizes[2]]
+    ):
+        return False
+    if prod(merges) != sizes[2]:  # attention has broadcast its operands
+        return False
 
     def make() -> Node:
         swapped = rewriter.call(aten.permute.default, source, [second, first, *rest])
         flat = rewriter.call(aten.reshape.default, swapped, [sizes[1], sizes[0], sizes[2]])
-        return rewriter.applied(linear, flat)
+        for each in layers:
+            flat = rewriter.applied(each, flat)
+        return flat
 
     return rewriter.replace(node, make)
 
 
 def _unbound(rewriter: _Rewriter, node: Any) -> bool:
     """All parts of a packed projection by one permutation and `unbind`."""
-    if not _is(node, aten.unflatten.int) or _rank(node) != 4:
+    if not _is(node, aten.unflatten.int) or _rank(node) != 4 or node.args[1] not in {-1, 2} or len(node.args[2]) != 2:
         return False
     count: Any = node.args[2][0]
     parts = {index: final for index, final in map(_part, node.users) if final is not None}
@@ -288,10 +307,6 @@ def _unbind(rewriter: _Rewriter, packed: Any, parts: Sequence[Node], shape: Any)
     return True
 
 
-def _writes(node: Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
 def _named(size: Any) -> str:
     """A size as text: a number, or the expression that a node computed when it was captured."""
     if not isinstance(size, Node):
@@ -317,18 +332,21 @@ def _rank(node: Any) -> int | None:
 
 
 def _sizes(node: Any) -> list[Any] | None:
-    """Sizes of the result of attention on queries that were reshaped; of other operations that rearrange as well."""
+    """Sizes of the result of attention on operands that were reshaped; of other operations that rearrange as well.
+
+    Where attention broadcasts its operands, some are larger.
+    """
     if _is(node, aten.reshape.default):
         return list(node.args[1])
     if _is(node, aten.permute.default):
         known = _sizes(node.args[0])
         return None if known is None else [known[at] for at in node.args[1]]
-    if _is(node, operator.getitem) and _is(node.args[0], aten.unbind.int):
+    if _is(node, operator.getitem) and _is(node.args[0], aten.unbind.int) and node.args[0].args[1:] in {(), (0,)}:
         known = _sizes(node.args[0].args[0])
         return None if known is None else known[1:]
     if isinstance(node, Node) and node.target == aten.scaled_dot_product_attention.default:
-        query = _sizes(node.args[0])
-        return None if query is None else [*query[:-1], None]
+        query, value = _sizes(node.args[0]), _sizes(node.args[2])
+        return None if query is None or value is None else [*query[:-1], value[-1]]
     return None
 
 

@@ -66,7 +66,7 @@ def build_fragment(analysis: Analysis, fragment: Fragment, widths: Sequence[int]
     graph.lint()
     drop_idle_masks(graph, analysis.program.constants)
     module = WordedModule(root, graph, class_name="Fragment")
-    simplify_layout(module)
+    simplify_layout(module, whole=False)
     devices = [*(each.device for each in inputs), *(each.device for each in analysis.program.tensors.values())]
     return located(module.eval(), devices[0]), (tuple(inputs), {})
 
