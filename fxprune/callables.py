@@ -3,12 +3,15 @@
 A call of an overload (`torch.ops.aten.transpose.int(x, 1, 2)`) goes through a Python function and a generic unpacking of
 arguments, and takes about twice as long as `x.transpose(1, 2)`, which hands the same arguments to the same overload: tests
 compare what PyTorch records of either, for every entry. Operations that make tensors have none, since `with torch.device(...)`
-changes what their functions mean, and neither have those whose function returns another type than the overload.
+changes what their functions mean, and neither have those whose function returns another type than the overload. Under
+`torch.jit.trace` that is so of sizes: `x.size(0)` is a tensor there, which overloads refuse, so that sizes are asked for by
+method only where methods and functions are all that reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -76,15 +79,27 @@ FUNCTIONS: Mapping[OpOverload, Callable[..., Any]] = {
     aten.where.self: torch.where,
 }
 """Overloads, and the functions that call them."""
+_ARITHMETIC = frozenset({operator.add, operator.floordiv, operator.mul, operator.sub})
+"""What is computed of sizes by operators that tensors have as well."""
 
 
-def call_publicly(node: Node) -> None:
-    """Have a node that calls an overload call its method or function instead, if it has one."""
+MOST_POSITIONAL: Mapping[OpOverload, int] = {aten.to.dtype: 4}
+"""Of overloads that take more arguments by position than their methods, how many those take."""
+
+
+def call_publicly(node: Node, readers: Iterable[Node] = ()) -> None:
+    """Have a node that calls an overload call its method or function instead, if it has one.
+
+    Args:
+        node: it is changed.
+        readers: nodes that read its result, as they are in the graph that the code is written from.
+    """
     target = node.target
     if node.op != "call_function" or not isinstance(target, OpOverload) or not _is_plain(node, target):
         return
     if target == aten.sym_size.int:
-        node.op, node.target = "call_method", "size"
+        if all(map(_is_public, readers)):
+            node.op, node.target = "call_method", "size"
     elif target in METHODS and isinstance(node.args[0], Node):
         node.op, node.target = "call_method", target._schema.name.partition("::")[2]
     elif target in FUNCTIONS:
@@ -93,4 +108,15 @@ def call_publicly(node: Node) -> None:
 
 def _is_plain(node: Node, target: OpOverload) -> bool:
     """Whether arguments are given as methods take them: by name only those that can only be given so."""
-    return bool(node.args) and node.kwargs.keys() <= {each.name for each in target._schema.arguments if each.kwarg_only}
+    named = {each.name for each in target._schema.arguments if each.kwarg_only}
+    return 0 < len(node.args) <= MOST_POSITIONAL.get(target, len(node.args)) and node.kwargs.keys() <= named
+
+
+def _is_public(node: Node) -> bool:
+    """Whether a node is called by its method or function, or computes a size for nothing but such nodes."""
+    target = node.target
+    if isinstance(target, OpOverload):
+        return (target in FUNCTIONS or (target in METHODS and isinstance(node.args[0], Node))) and _is_plain(
+            node, target
+        )
+    return target in _ARITHMETIC and all(map(_is_public, node.users))

@@ -181,7 +181,7 @@ class _Writer:
             self.copies[node] = self._new(builtins.getattr, (self._module(owner), name), node.name)
         else:
             copied = self.copies[node] = self.graph.node_copy(node, self.copies.__getitem__)
-            call_publicly(copied)
+            call_publicly(copied, node.users)
 
     def _module(self, path: str) -> Node:
         owner, _, name = path.rpartition(".")

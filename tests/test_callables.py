@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,7 @@ def test_what_has_no_entry_or_other_arguments_stays() -> None:
         graph.call_function(aten.slice.Tensor, (x, 0, 0, 2)),
         graph.call_function(aten.transpose.int, (x,), {"dim0": 0, "dim1": 1}),
         graph.call_function(aten.mul.Tensor, (2.0, x)),
+        graph.call_function(aten.to.dtype, (x, torch.float64, False, False, torch.channels_last)),
         graph.call_function(torch.add, (x, x)),
     ]
     for node in kept:
@@ -145,3 +147,18 @@ def test_what_has_no_entry_or_other_arguments_stays() -> None:
         call_publicly(node)
         assert (node.op, node.target) == before
     assert isinstance(x, Node)
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_sizes_that_overloads_read_are_no_methods(doubled: bool) -> None:
+    graph = Graph()
+    x = graph.placeholder("x")
+    size, other = (graph.call_function(aten.sym_size.int, (x, 0)) for _ in range(2))
+    read = graph.call_function(operator.mul, (size, 2)) if doubled else size
+    graph.call_function(aten.reshape.default, (x, [read, -1]))
+    graph.call_function(aten.reshape.default, (x, [other, -1]))
+    graph.call_function(aten.arange.default, (read,))
+    for node in (size, other):
+        call_publicly(node, node.users)
+    assert (size.op, size.target) == ("call_function", aten.sym_size.int)
+    assert (other.op, other.target) == ("call_method", "size")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -239,6 +240,31 @@ def test_copies_pickles_and_traces_compute_the_same() -> None:
     exported = torch.export.export(slim, args, strict=False).module()
     for other in (read, copy.deepcopy(slim), symbolic_trace(slim), exported):
         assert torch.equal(other(*args)["x"], slim(*args)["x"])
+
+
+class Positioned(nn.Module):
+    """Positions counted from a size, and a conversion of numbers and memory format at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        image = torch.relu(self.up(x)).reshape(count, 2, 4, 4).to(torch.float64, memory_format=torch.channels_last)
+        out: Tensor = self.down(image.reshape(count, 32).float()) + torch.arange(count)[:, None]
+        return out
+
+
+def test_sizes_and_memory_formats_can_be_traced() -> None:
+    torch.manual_seed(0)
+    model, x = Positioned().eval(), torch.randn(2, 8)
+    slim = fxprune.compile(model, "100%", example_inputs=x)
+    assert torch.equal(slim(x), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is on its way out, and baked sizes are told of
+        traced = torch.jit.trace(slim, (x,))
+    assert torch.equal(traced(x), model(x))
 
 
 def test_export_records_the_graphs_overloads() -> None:
