@@ -34,6 +34,7 @@ from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
 from fxprune.passes.strides import contiguous_outputs, keep_contiguous, looks_at_memory
 from fxprune.passes.verify import compare, full_precision
+from fxprune.random_state import kept_random_state
 
 aten = torch.ops.aten
 
@@ -65,7 +66,7 @@ def _copied(graph: Graph) -> Graph:
 
 def _outputs(module: GraphModule, inputs: Inputs) -> list[Any]:
     args, kwargs = inputs
-    with evaluating(module), torch.no_grad(), full_precision():
+    with evaluating(module), torch.no_grad(), full_precision(), kept_random_state():
         return tree_leaves(module(*args, **kwargs))
 
 

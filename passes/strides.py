@@ -56,7 +56,7 @@ def keep_contiguous(module: GraphModule, contiguous: list[bool]) -> None:
     """Have outputs that were contiguous be so again, where nodes that the original has none for may have changed that."""
     graph = module.graph
     output = graph.output_node()
-    for was, node in set(zip(contiguous, _outputs(graph), strict=True)):
+    for was, node in dict.fromkeys(zip(contiguous, _outputs(graph), strict=True)):
         if was and _is_changed(module, node):
             with graph.inserting_before(output):
                 output.replace_input_with(node, graph.call_function(aten.contiguous.default, (node,)))

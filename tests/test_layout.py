@@ -256,6 +256,21 @@ def test_a_layout_that_computes_something_else_is_not_kept(monkeypatch: pytest.M
     assert compare([plain(*inputs)], [broken(*inputs)]) == (0.0, False)
 
 
+class Noisy(SelfAttention):
+    """Noise in eval mode as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.rand(5)
+
+
+def test_comparing_draws_the_same_numbers_and_gives_them_back() -> None:
+    model, x = Noisy(True).eval(), torch.randn(2, 7, 64)
+    before = torch.get_rng_state()
+    slim = fxprune.compile(model, 0.7, example_inputs=x, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(node.target == aten.select.int for node in slim.graph.nodes)
+
+
 def _negate(module: GraphModule) -> bool:
     output = next(iter(reversed(module.graph.nodes)))
     (value,) = output.all_input_nodes
