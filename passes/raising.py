@@ -122,10 +122,11 @@ def _raise_functions(graph: Graph, program: Program, taken: Mapping[str, ModuleS
 
 
 def _raise_dropout(graph: Graph, program: Program) -> dict[str, ModuleSpec]:
-    """Dropout called as a function, with a probability above zero."""
+    """Dropout called as a function, with a probability above zero; what drops in eval mode too, as it was captured, stays."""
     specs: dict[str, ModuleSpec] = {}
     for node in list(graph.nodes):
-        if node.target not in (aten.dropout.default, aten.dropout_.default) or not node.args[1]:
+        dropout = node.target in (aten.dropout.default, aten.dropout_.default)
+        if not dropout or not node.args[1] or node.args[2]:
             continue
         name = next(each for index in count() if (each := f"dropout_{index}_") not in {*specs, *program.module_types})
         specs[name] = ModuleSpec("Dropout", {"p": node.args[1]})

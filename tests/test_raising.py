@@ -159,6 +159,23 @@ def test_functional_dropout_drops_in_training() -> None:
     assert list(slim.state_dict()) == list(Functional().state_dict())
 
 
+class AlwaysDropping(nn.Module):
+    """Dropout in eval mode too, for samples of what the model is unsure of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 64), nn.Linear(64, 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(self.second(functional.relu(self.first(x))), 0.5, training=True)
+
+
+def test_dropout_that_never_rests_is_none_of_the_modes() -> None:
+    x = torch.randn(4, 8)
+    slim = fxprune.compile(AlwaysDropping().eval(), 0.7, example_inputs=x)
+    assert 0.4 < (slim(x) == 0).double().mean() < 0.6
+
+
 def test_functional_dropout_beside_a_module_of_the_name_that_it_gets() -> None:
     class Clashing(nn.Module):
         def __init__(self) -> None:
