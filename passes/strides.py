@@ -73,20 +73,21 @@ def _was_contiguous(node: Any) -> bool:
 
 
 def _is_changed(module: GraphModule, node: Node) -> bool:
-    """Whether a result's strides may come from a node that the original has none for."""
+    """Whether a result that was contiguous may not be so, because of a node that the original has none for."""
+    if _is_new(module, node):
+        return False
     pending, seen = [node], {node}
     while pending:
         each = pending.pop()
-        if each.op == "placeholder" or each.target in _NEW or _is_new(module, each):
-            continue
-        if each.op != "get_attr" and "origin" not in each.meta:
+        if "origin" not in each.meta and each.op not in {"placeholder", "get_attr"}:
             return True
-        pending += [source for source in each.all_input_nodes if source not in seen]
-        seen.update(each.all_input_nodes)
+        sources = [] if _is_new(module, each) else [source for source in each.all_input_nodes if source not in seen]
+        pending += sources
+        seen.update(sources)
     return False
 
 
 def _is_new(module: GraphModule, node: Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        module.get_submodule(str(node.target)), nn.Linear | nn.LayerNorm | nn.RMSNorm
-    )
+    """Whether a result is contiguous whatever the operands are."""
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return node.target in _NEW or isinstance(layer, nn.Linear | nn.LayerNorm | nn.RMSNorm)
