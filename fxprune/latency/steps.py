@@ -6,15 +6,16 @@ two multiples of A, with f the fraction of the way from the lower multiple to th
 
     t(w) = t(lower) + f D + c (1 - f) D,
 
-c is 0 where time grows in proportion, and 1 where all widths in between take as long as the upper multiple (above 1: longer). Its
-median over all of them counts, which single outliers do not move, and the largest A = step 2^k with c of at least LIKE_A_STEP is
-what widths are kept to. Each kind of fragment is asked at those that take most time; the answer with most time behind it counts.
+c is 0 where time grows in proportion, and 1 where all widths in between take as long as the upper multiple (above 1: longer). For
+twice the tile it is between 0.33 and 0.43. Each kind of fragment is asked at those that take most time. The median of c over all
+their widths counts, weighted by that time, which outliers do not move, even all of one fragment, and the largest A = step 2^k
+for which it is at least LIKE_A_STEP is what widths are kept to.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from fxprune.axes import Variable, leaves
 from fxprune.latency.basis import Floats, Ints
 from fxprune.latency.fragments import Fragment
 
-LIKE_A_STEP = 0.6
+LIKE_A_STEP = 0.7
 LEAST_RISE = 0.02
 """Of the time, from one multiple to the next: less cannot be told from noise, or from none at all."""
 LARGEST = 64
@@ -84,49 +85,81 @@ def _probe(analysis: Analysis, fragment: Fragment, column: int, step: int) -> Pr
     return Probe(fragment, column, own, widths)
 
 
-def step_in(own: Ints, seconds: Floats, step: int) -> int:
-    """The multiple that the times along one axis ask for: `step`, or a power of two times it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Times along one axis.
+
+    Attributes:
+        own: widths.
+        seconds: at each.
+        weight: of the curve among others.
+    """
+
+    own: Ints
+    seconds: Floats
+    weight: float = 1.0
+
+
+def step_in(curves: Sequence[Curve], step: int) -> int:
+    """The multiple that times along some axes ask for: `step`, or a power of two times it.
 
     Example:
         >>> widths = np.arange(64, 129, 8)
-        >>> step_in(widths, np.ceil(widths / 32) * 32.0, 8), step_in(widths, widths * 1.0, 8)
+        >>> step_in([Curve(widths, np.ceil(widths / 32) * 32.0)], 8), step_in([Curve(widths, widths * 1.0)], 8)
         (32, 8)
     """
     multiple = LARGEST
     while multiple > step:
-        if multiple % step == 0 and likeness(own, seconds, multiple) >= LIKE_A_STEP:
+        if multiple % step == 0 and likeness(curves, multiple) >= LIKE_A_STEP:
             return multiple
         multiple //= 2
     return step
 
 
-def likeness(own: Ints, seconds: Floats, multiple: int) -> float:
-    """How much times between multiples are like those of the next multiple: c of the module's docstring."""
-    time = dict(zip(own.tolist(), seconds.tolist(), strict=True))
-    found = []
-    for width in own.tolist():
+def likeness(curves: Sequence[Curve], multiple: int) -> float:
+    """How much times between multiples are like those of the next multiple: the median of c of the module's docstring."""
+    found, weights = list[float](), list[float]()
+    for curve in curves:
+        between = list(_between(curve, multiple))
+        found += between
+        weights += [curve.weight / len(between)] * len(between)
+    return _weighted_median(np.array(found), np.array(weights)) if found else 0.0
+
+
+def _between(curve: Curve, multiple: int) -> Iterator[float]:
+    """What c is at each width between two multiples that were timed."""
+    time = dict(zip(curve.own.tolist(), curve.seconds.tolist(), strict=True))
+    for width in time:
         lower, upper = width // multiple * multiple, -(-width // multiple) * multiple
         if lower != upper and lower in time and upper in time:
             fraction = (width - lower) / multiple
             difference = max(time[upper] - time[lower], LEAST_RISE * time[upper], 1e-12)
-            found.append((time[width] - time[lower] - fraction * difference) / ((1 - fraction) * difference))
-    return float(np.median(found)) if found else 0.0
+            yield (time[width] - time[lower] - fraction * difference) / ((1 - fraction) * difference)
+
+
+def _weighted_median(values: Floats, weights: Floats) -> float:
+    """The value with half of the weight below it; between two, where exactly half is."""
+    order = np.argsort(values, kind="stable")
+    values, below = values[order], np.cumsum(weights[order])
+    at = int(np.searchsorted(below, below[-1] / 2 * (1 - 1e-9)))
+    even = at + 1 < len(values) and np.isclose(below[at], below[-1] / 2)
+    return float((values[at] + values[at + 1]) / 2 if even else values[at])
 
 
 def learnt_align(
     answers: Sequence[tuple[Probe, Floats]], weights: Mapping[Fragment, float], step: int
 ) -> dict[str, int]:
-    """The multiple for each kind of fragment that was asked: that of the answers with most time behind them.
+    """The multiple for each kind of fragment that was asked.
 
     Args:
         answers: probes with the seconds at their widths.
         weights: seconds that all fragments like one take together.
         step: the multiple that widths are kept to anyway.
     """
-    votes: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    curves: dict[str, list[Curve]] = defaultdict(list)
     for probe, seconds in answers:
-        votes[probe.fragment.kind][step_in(probe.own, seconds, step)] += weights[probe.fragment]
-    return {kind: max(found, key=lambda each: (found[each], each)) for kind, found in votes.items()}
+        curves[probe.fragment.kind].append(Curve(probe.own, seconds, weights[probe.fragment]))
+    return {kind: step_in(found, step) for kind, found in curves.items()}
 
 
 def align_of_groups(
