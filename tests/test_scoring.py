@@ -70,8 +70,8 @@ def test_values_of_a_sharded_checkpoint_lead_to_a_cut_one(model: Any, expected: 
     assert len(list(folder.glob("*.safetensors"))) > 1
     found = fxprune.score(shell, "minitron", data=batches(), weights=folder, checkpoint=tmp_path / "score.ckpt")
     same(found, expected)
-    plan = fxprune.plan(shell, {"params": "70%"}, scores=found)
-    assert plan.slices == fxprune.plan(model, {"params": "70%"}, scores=expected).slices
+    plan = fxprune.plan(shell, {"params": "70%"}, scores=found, config=True)
+    assert plan.slices == fxprune.plan(model, {"params": "70%"}, scores=expected, config=True).slices
     fxprune.apply_to_checkpoint(plan, folder, tmp_path / "slim")
     again = type(model).from_pretrained(tmp_path / "slim")
     assert again.config.intermediate_size < model.config.intermediate_size
