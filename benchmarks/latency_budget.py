@@ -154,8 +154,9 @@ def _facts(
     """What a module takes and keeps, and what the search says is lost, by the importance that `slim` has."""
     assert slim.scores is not None
     analysis = fxprune.analyze(model, (example,))
-    choices = choices_of(analysis, slim.scores, width_ranges(analysis, 1, 0.0))
-    lost = [each.loss[list(each.widths).index(made.plan.widths[each.group][0])] for each in choices]
+    every = {group.name: np.arange(1, group.size + 1) for group in analysis.groups}
+    choices = choices_of(analysis, slim.scores, width_ranges(analysis, 1, 0.0), every)
+    lost = [each.loss[made.plan.widths[each.group][0] - 1] for each in choices]
     return {
         "share": statistics.median(shares),
         "low": min(shares),
