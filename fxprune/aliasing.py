@@ -16,6 +16,11 @@ from torch.fx import Node
 _RETURNS_ITS_INPUT = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 
 
+def is_mutating(node: Node) -> bool:
+    """Whether an operation writes to some operand."""
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
 def written(node: Node) -> Iterator[Node]:
     """Values that an operation writes to."""
     yield from (value for value, writes in _shared(node) if writes)

@@ -21,7 +21,7 @@ from fxprune.batches import example_from
 from fxprune.blocks import Block
 from fxprune.budget import Budget
 from fxprune.capture import capture
-from fxprune.costs.roofline import ROOFLINE, with_roofline
+from fxprune.costs.roofline import ROOFLINE, find_roofline
 from fxprune.cut import Cut
 from fxprune.depth import Depth, Drop, choose_blocks, without_blocks
 from fxprune.errors import InfeasibleBudget, InputError, PluginError
@@ -41,7 +41,7 @@ from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
 from fxprune.scoring import check_scores, run_scorer
-from fxprune.search import Choices, Costs, build_choices, search_fast
+from fxprune.search import Choices, Costs, FurtherCosts, build_choices, search_fast
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
@@ -284,7 +284,8 @@ def search_for(
     )
     try:
         if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and "flops" in limits.limits:
-            timed = with_roofline(analysis.costs, analysis.program, analysis.propagation, analysis.groups)
+            roofline = find_roofline(analysis.program, analysis.propagation, analysis.groups)
+            timed = FurtherCosts(analysis.costs, ROOFLINE, roofline.times)
             return search_fast(timed, limits.limits, choices, ROOFLINE)
         return search_widths(costs or analysis.costs, limits.limits, choices, method, ties, joint=joint)
     except InfeasibleBudget as error:

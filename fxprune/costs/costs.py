@@ -24,15 +24,12 @@ from torch import Tensor
 from fxprune.costs.columns import Columns, ColumnTable
 from fxprune.costs.formulas import node_flops
 from fxprune.costs.memory import find_storages, tabulate_live_bytes
-from fxprune.costs.polynomial import Monomial, Table, collect, tabulate, volume
+from fxprune.costs.polynomial import Monomial, Table, chunks, collect, tabulate, volume
 from fxprune.costs.sizes import Sizes
 from fxprune.errors import InputError
 from fxprune.groups import Group
 from fxprune.program import Program
 from fxprune.propagate import Propagation
-
-_CHUNK = 1 << 18
-"""Numbers held at once per table while candidates are evaluated: a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,12 +67,11 @@ class Costs:
         self._check(widths, metrics)
         result = {metric: np.empty(len(widths)) for metric in metrics}
         terms = max((table.terms for metric in metrics for table in self.metrics[metric]), default=1)
-        step = max(_CHUNK // max(terms, 1), 64)
-        for start in range(0, len(widths), step):
-            columns = self.columns.evaluate(widths[start : start + step])
+        for part in chunks(len(widths), terms):
+            columns = self.columns.evaluate(widths[part])
             for metric in metrics:
                 tables = self.metrics[metric]
-                result[metric][start : start + step] = sum(table.evaluate(columns).max(axis=0) for table in tables)
+                result[metric][part] = sum(table.evaluate(columns).max(axis=0) for table in tables)
         return result
 
     @property

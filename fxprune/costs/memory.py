@@ -66,7 +66,7 @@ def find_storages(program: Program, sizes: Sizes) -> list[Storage]:
     """All storages that running the graph allocates, in order of allocation."""
     ledger = _Ledger(program, sizes)
     for node in program.nodes:
-        for at, value in _results(node):
+        for at, value in results_of(node):
             ledger.enter(node, at, value)
     return [Storage(node, ledger.position[node], ledger.ends[at], size) for at, (node, size) in enumerate(ledger.made)]
 
@@ -109,7 +109,8 @@ class _Ledger:
         return max((self.position[user] for user in node.users), default=self.position[node])
 
 
-def _results(node: Node) -> Iterator[tuple[int, torch.Tensor]]:
+def results_of(node: Node) -> Iterator[tuple[int, torch.Tensor]]:
+    """Tensors among the results of an operation, with their positions."""
     if node.op == "output":
         return
     value = node.meta.get("val")

@@ -13,13 +13,15 @@ All counts are integers below 2 ** 53, so that float64 sums are exact.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+CHUNK = 1 << 18
+"""Numbers held at once per table while candidates are evaluated: a few megabytes."""
 Polynomial: TypeAlias = Mapping[tuple[int, ...], float]
 """Sorted columns of each monomial -> its coefficient."""
 
@@ -131,3 +133,9 @@ def tabulate(polynomials: Sequence[Polynomial], unit: int) -> Table:
         for term, coefficient in polynomial.items():
             matrix[row, position[term]] = coefficient
     return compile_table(list(position), matrix, unit)
+
+
+def chunks(candidates: int, terms: int) -> Iterator[slice]:
+    """Parts of so many candidates that tables of so many monomials are evaluated at together."""
+    step = max(CHUNK // max(terms, 1), 64)
+    yield from (slice(start, start + step) for start in range(0, candidates, step))

@@ -19,7 +19,7 @@ from fxprune.errors import BackendError, InfeasibleBudget, InputError
 from fxprune.grid import GRID
 from fxprune.latency.budget import TimeBudget, split_times
 from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
-from fxprune.latency.costs import LATENCY, TimedCosts
+from fxprune.latency.costs import LATENCY, timed_costs
 from fxprune.latency.estimating import fit_model
 from fxprune.latency.learning import learn_align
 from fxprune.latency.model import LatencyModel
@@ -227,7 +227,7 @@ def build_to_time(
     """
     wanted = times.budget
     assert wanted is not None, "nothing to close"
-    costs = TimedCosts(subject.analysis.costs, predictor.model)
+    costs = timed_costs(subject.analysis.costs, predictor.model)
     draft = replace(making, verify=False, repairing=None)
     inputs: Inputs = (subject.whole.program.args, dict(subject.whole.program.kwargs))
     with appointed(times.backend, times.options, model, inputs, times.timing) as referee:

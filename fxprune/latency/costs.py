@@ -5,49 +5,24 @@ The search relies on a narrower group never costing more, so it is given the env
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-
 from fxprune.latency.basis import Floats, Ints
 from fxprune.latency.model import LatencyModel
-from fxprune.search import Costs
+from fxprune.search import Costs, FurtherCosts
 
 LATENCY = "latency"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TimedCosts:
+def timed_costs(costs: Costs, model: LatencyModel) -> FurtherCosts:
     """Costs with `latency` in seconds among the metrics.
 
-    Attributes:
+    Args:
         costs: all other metrics.
         model: predicts latency; its groups are some or all of the costs' groups.
     """
+    places = {name: at for at, name in enumerate(costs.groups)}
+    own = [places[name] for name in model.groups]
 
-    costs: Costs
-    model: LatencyModel
+    def seconds(widths: Ints) -> Floats:
+        return model.seconds(widths[:, own], envelope=True)
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Group names, in the order of the columns."""
-        return self.costs.groups
-
-    @property
-    def sizes(self) -> Ints:
-        """Original sizes, `[groups]`."""
-        return self.costs.sizes
-
-    def evaluate(self, widths: Ints, metrics: Sequence[str] = ("flops", LATENCY), /) -> Mapping[str, Floats]:
-        """Cost of each row of `widths`, `[candidates, groups]`, for each metric."""
-        others = [metric for metric in metrics if metric != LATENCY]
-        found = dict(self.costs.evaluate(widths, others)) if others else {}
-        if LATENCY in metrics:
-            found[LATENCY] = self.seconds(np.asarray(widths), envelope=True)
-        return found
-
-    def seconds(self, widths: Ints, *, envelope: bool = False) -> Floats:
-        """Predicted seconds `[candidates]`."""
-        places = {name: at for at, name in enumerate(self.groups)}
-        return self.model.seconds(widths[:, [places[name] for name in self.model.groups]], envelope=envelope)
+    return FurtherCosts(costs, LATENCY, seconds)

@@ -2,7 +2,8 @@
 
 from fxprune.search.choices import Choices, build_choices
 from fxprune.search.fast import search_fast
+from fxprune.search.further import FurtherCosts
 from fxprune.search.methods import METHODS, search
 from fxprune.search.problem import Costs
 
-__all__ = ["METHODS", "Choices", "Costs", "build_choices", "search", "search_fast"]
+__all__ = ["METHODS", "Choices", "Costs", "FurtherCosts", "build_choices", "search", "search_fast"]

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.analysis import Analysis
-from fxprune.costs.roofline import INTENSITY, ROOFLINE, RooflineCosts, with_roofline
+from fxprune.costs.roofline import INTENSITY, ROOFLINE, find_roofline
+from fxprune.search import FurtherCosts
 
 
-def roofline_of(analysis: Analysis) -> RooflineCosts:
-    return with_roofline(analysis.costs, analysis.program, analysis.propagation, analysis.groups)
+def roofline_of(analysis: Analysis) -> FurtherCosts:
+    roofline = find_roofline(analysis.program, analysis.propagation, analysis.groups)
+    return FurtherCosts(analysis.costs, ROOFLINE, roofline.times)
 
 
-def time_at(costs: RooflineCosts, **widths: int) -> float:
+def time_at(costs: FurtherCosts, **widths: int) -> float:
     row = np.array([[widths.get(name, size) for name, size in zip(costs.groups, costs.sizes, strict=True)]])
     return float(costs.evaluate(row, (ROOFLINE,))[ROOFLINE][0])
 
@@ -64,7 +66,7 @@ def test_candidates_in_many_parts_are_those_in_one(monkeypatch: pytest.MonkeyPat
     costs = roofline_of(fxprune.analyze(Net(), torch.randn(2, 8, 6, 6)))
     widths = np.random.default_rng(0).integers(1, costs.sizes + 1, (300, 2))
     whole = costs.evaluate(widths)[ROOFLINE]
-    monkeypatch.setattr("fxprune.costs.roofline._CHUNK", 1)
+    monkeypatch.setattr("fxprune.costs.polynomial.CHUNK", 1)
     assert (costs.evaluate(widths)[ROOFLINE] == whole).all()
     assert costs.evaluate(widths[:0])[ROOFLINE].shape == (0,)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,38 +12,29 @@ from torch import nn
 
 import fxprune
 from fxprune.budget import parse_budget
-from fxprune.costs.roofline import ROOFLINE, with_roofline
+from fxprune.costs.roofline import ROOFLINE, find_roofline
 from fxprune.errors import InfeasibleBudget
 from fxprune.planning import survey
 from fxprune.pruning import Making, Subject, search_for
-from fxprune.search import Choices, search, search_fast
+from fxprune.search import Choices, FurtherCosts, search, search_fast
 from fxprune.search.fast import LEAST_SPENT, MOST_LOSS
 from fxprune.widths import width_ranges
 from tests.search.synthetic import Floats, Ints, SyntheticCosts, make_model
 from tests.test_widths import GPU
 
 
-@dataclass(frozen=True)
-class Timed:
+def timed(costs: SyntheticCosts) -> FurtherCosts:
     """Synthetic costs, and the bytes of all activations together as the time."""
 
-    costs: SyntheticCosts
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return self.costs.groups
-
-    @property
-    def sizes(self) -> Ints:
-        return self.costs.sizes
-
-    def evaluate(self, widths: Ints, metrics: Sequence[str] = ("flops", "time"), /) -> dict[str, Floats]:
-        found = self.costs.evaluate(widths, [metric for metric in metrics if metric != "time"])
+    def seconds(widths: Ints) -> Floats:
         padded = np.concatenate([widths, np.ones((len(widths), 1))], axis=1)
-        return found | ({"time": self.costs.activations.of(padded).sum(axis=1)} if "time" in metrics else {})
+        total: Floats = costs.activations.of(padded).sum(axis=1)
+        return total
+
+    return FurtherCosts(costs, "time", seconds)
 
 
-def usage(costs: Timed, widths: dict[str, int], metric: str) -> float:
+def usage(costs: FurtherCosts, widths: dict[str, int], metric: str) -> float:
     return float(costs.evaluate(np.array([list(widths.values())]), (metric,))[metric][0])
 
 
@@ -54,7 +45,7 @@ def loss(choices: Sequence[Choices], widths: dict[str, int]) -> float:
 @pytest.mark.parametrize("seed", range(12))
 def test_it_is_within_the_budget_and_faster_for_little_loss(seed: int) -> None:
     synthetic, choices = make_model(seed, groups=14, levels=8)
-    costs = Timed(synthetic)
+    costs = timed(synthetic)
     limits = {"flops": 0.5 * usage(costs, dict(zip(costs.groups, costs.sizes.tolist(), strict=True)), "flops")}
     plain, fast = search(costs, limits, choices), search_fast(costs, limits, choices, "time")
     assert usage(costs, fast, "flops") <= limits["flops"]
@@ -68,7 +59,7 @@ def test_it_makes_a_difference_in_some_and_in_some_none() -> None:
     differs = []
     for seed in range(12):
         synthetic, choices = make_model(seed, groups=14, levels=8)
-        costs = Timed(synthetic)
+        costs = timed(synthetic)
         limits = {"flops": 0.5 * usage(costs, dict(zip(costs.groups, costs.sizes.tolist(), strict=True)), "flops")}
         differs.append(search(costs, limits, choices) != search_fast(costs, limits, choices, "time"))
     assert 0 < sum(differs) < len(differs)
@@ -77,7 +68,7 @@ def test_it_makes_a_difference_in_some_and_in_some_none() -> None:
 def test_a_budget_that_cannot_be_met_is_refused_as_ever() -> None:
     synthetic, choices = make_model(0, groups=6, levels=4)
     with pytest.raises(InfeasibleBudget, match="flops"):
-        search_fast(Timed(synthetic), {"flops": 1.0}, choices, "time")
+        search_fast(timed(synthetic), {"flops": 1.0}, choices, "time")
 
 
 def bottlenecks() -> nn.Module:
@@ -107,7 +98,8 @@ def test_a_residual_stream_is_cut_on_a_gpu_where_it_is_what_takes_time() -> None
     subject = Subject(analysis, (), analysis, ())
     plain = search_for(subject, scores, limits, making)
     fast = search_for(subject, scores, limits, replace(making, fast=True))
-    costs = with_roofline(analysis.costs, analysis.program, analysis.propagation, analysis.groups)
+    roofline = find_roofline(analysis.program, analysis.propagation, analysis.groups)
+    costs = FurtherCosts(analysis.costs, ROOFLINE, roofline.times)
     rows = np.array([[each[name] for name in costs.groups] for each in (plain, fast)])
     used = costs.evaluate(rows)
     assert fast["0"] < plain["0"]
