@@ -10,6 +10,7 @@ Each rule below is an identity for any sizes, or for those that the graph itself
     reshape(reshape(s, [L, *, D])^T, [N, H, L, D])  = permute(reshape(s, [L, N, H, D]), [1, 2, 0, 3])
     reshape(linear(reshape(p, [*, E])), [A, B, F])  = linear(reshape(p, [A, B, E]))        F: outputs of the layer
     linear(reshape(permute(s, [a, b, ..]), [A, B, E]))^T = linear(reshape(permute(s, [b, a, ..]), [B, A, E]))
+                                                      (a copy between the permutation and the reshape as well)
 
 and in the end the n parts of a packed projection are one reshape, one permutation and `unbind`. Values are the same; products may
 round otherwise, as the rows of a matrix come in another order.
@@ -233,6 +234,8 @@ def _after_linear(rewriter: _Rewriter, node: Any) -> bool:
         layers.insert(0, merged)
         merged = merged.args[0]
     order = _operand(merged, aten.reshape.default)
+    if _is(order, aten.contiguous.default) and len(order.args) == 1:
+        order = order.args[0]
     if not layers or not _is(order, aten.permute.default) or {each % 3 for each in node.args[1:]} != {0, 1}:
         return False
     source, places = order.args

@@ -69,6 +69,24 @@ class Causal(nn.Module):
         return out
 
 
+class Copied(nn.Module):
+    """Heads merged with the length first, by a copy, as `nn.MultiheadAttention` does where attention answers batch first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed, self.merged, self.after = nn.Linear(64, 192), nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, size = x.shape
+        query, key, value = (
+            each.reshape(batch, length, 4, 16).permute(0, 2, 1, 3) for each in self.packed(x).chunk(3, -1)
+        )
+        found = functional.scaled_dot_product_attention(query, key, value)
+        found = self.merged(found.permute(2, 0, 1, 3).contiguous().view(batch * length, size))
+        out: Tensor = self.after(x + found.view(length, batch, size).transpose(1, 0))
+        return out
+
+
 class Decoder(nn.Module):
     """PyTorch's decoder layer: attention to itself, then to the encoder's."""
 
@@ -100,6 +118,7 @@ MODELS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "encoder": (encoder, (X,)),
     "encoder, length first": (lambda: encoder(False), (X,)),
     "decoder": (Decoder, (X, Y)),
+    "copied": (Copied, (X,)),
 }
 
 
