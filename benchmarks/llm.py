@@ -4,7 +4,8 @@
 
 A Llama-style model with grouped-query attention (30 M parameters) is trained from nothing on the Python source of
 installed packages (`llm_text.py`). It is pruned to 80 % and 60 % of its parameters without embeddings, and what is left is
-distilled from it for 5 % of the tokens that it was trained with (25 % where a row says "longer"). Perplexity is that of
+distilled from it for 5 % of the tokens that it was trained with (25 % where a row says "longer"): it follows the original's
+distributions and the text, half and half. Perplexity is that of
 held-out files. Methods (`llm_prune.py`): fxprune's scorers as cut and with reconstruction, Torch-Pruning where it ends, and a
 small model of the same shape trained from nothing for as many tokens as the distillation sees. The trained model and the text
 are kept in OUT/llm-checkpoint, results are appended to OUT/llm.jsonl as they come, and a rerun does what is missing.

@@ -1,7 +1,7 @@
 """The language model of the benchmark, its training from nothing, its distillation, and its perplexity.
 
 A Llama-style model with grouped-query attention. One recipe for every training: AdamW (0.9, 0.95), weight decay 0.1, gradients
-clipped at norm 1, a warm-up of 2 % of the steps, then a cosine to a tenth of the rate; bfloat16 autocast on a GPU.
+clipped at norm 1, a warm-up of 2 % of the steps, then a cosine to zero; bfloat16 autocast on a GPU.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def rate(step: int, steps: int) -> float:
     warm = max(steps // 50, 1)
     if step < warm:
         return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
 def batches(text: Text, recipe: Recipe, device: str) -> Iterator[Tensor]:
@@ -140,13 +140,14 @@ def perplexity(model: nn.Module, held: Tensor, device: str, batch: int = 16) -> 
     return math.exp(total / len(held))
 
 
-def followed(teacher: nn.Module, temperature: float = 1.0) -> Callable[[nn.Module, Tensor], Tensor]:
-    """Loss of a student that follows a teacher's next-token distributions: the mean KL divergence, in nats."""
+def followed(teacher: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Loss of a student that follows a teacher and the text: half the KL divergence between them, half the cross-entropy."""
 
     def loss(student: nn.Module, tokens: Tensor) -> Tensor:
         with torch.no_grad():
-            target = (logits(teacher, tokens).float() / temperature).log_softmax(-1)
-        found = (logits(student, tokens).float() / temperature).log_softmax(-1)
-        return functional.kl_div(found, target, log_target=True, reduction="none").sum(-1).mean() * temperature**2
+            target = logits(teacher, tokens).float().log_softmax(-1)
+        output = logits(student, tokens)
+        divergence = functional.kl_div(output.float().log_softmax(-1), target, log_target=True, reduction="none")
+        return 0.5 * divergence.sum(-1).mean() + 0.5 * next_token_loss(output, tokens)
 
     return loss
