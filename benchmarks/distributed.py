@@ -129,7 +129,8 @@ def work(options: argparse.Namespace) -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_gpu = device.type == "cuda"
+    distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     rank, size = world()
     model = build(device, quick=options.quick)
     parameters = sum(each.numel() for each in model.parameters())
@@ -137,7 +138,7 @@ def work(options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(0)
     vocabulary, shape = model.config.vocab_size, QUICK_SHAPE if options.quick else SHAPE
     data = [{"input_ids": torch.randint(0, vocabulary, shape, generator=generator)} for _ in range(BATCHES)]
-    example = {"input_ids": data[0]["input_ids"][:1, :64]}
+    example = {"input_ids": data[0]["input_ids"][:1, :64].to("meta" if weights is not None else device)}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     distributed.barrier()
