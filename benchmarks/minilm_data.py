@@ -108,10 +108,15 @@ def distil(slim: nn.Module, data: Data, targets: Sequence[Tensor], epochs: int =
     slim.requires_grad_(False)
 
 
+def cosine(found: Tensor, expected: Tensor) -> float:
+    """Mean over sentences."""
+    return float((found * expected).sum(-1).mean())
+
+
 def judge(slim: nn.Module, work: Mapping[str, Any], seconds: float) -> dict[str, float]:
     """Cosine to the original's embeddings on test text, right away and after distillation (which changes `slim`)."""
     expected, size = work["expected"], encoder_size(slim)
-    raw = float((embed(slim, work["test"]) * expected).sum(-1).mean())
+    raw = cosine(embed(slim, work["test"]), expected)
     distil(slim, work["data"], work["targets"], work["epochs"])
-    tuned = float((embed(slim, work["test"]) * expected).sum(-1).mean())
+    tuned = cosine(embed(slim, work["test"]), expected)
     return {"cosine": raw, "distilled": tuned, "encoder": size, "seconds": seconds}

@@ -202,7 +202,8 @@ def rewrite(
     notes += tuple(f"{scores.scorer}: {count:,} {what}" for what, count in scores.effort.items())
     notes += () if subject.sayable is None else tuple(f"config: {line}" for line in str(subject.sayable).splitlines())
     if making.repairing is not None:
-        notes += repair(analysis, cut, slim, making.repairing.data, making.repairing.collect, seed=making.seed)
+        given = making.repairing
+        notes += repair(analysis, cut, slim, given.data, given.collect, whole=whole, dropped=dropped, seed=making.seed)
     if kept or dropped:
         lay_out(slim, slim.example_inputs if making.verify else None)
     original, seconds = whole.costs.original, time.perf_counter() - started

@@ -49,10 +49,10 @@ def follow_input(origin: Node, node: Node, slim: GraphModule, pair: Lockstep, cu
     if layer is None:
         return False
     bound, copied = bind(origin), node.args[0]
-    source = bound["input"]
+    axes, source = analysis.propagation.values[bound["input"]], bind(pair.twin(origin))["input"]
     assert isinstance(copied, Node)
     now = [values[copied] for values in pair.slim.values]
-    before = [cut.slice(values[source], analysis.propagation.values[source]) for values in pair.original.values]
+    before = [cut.slice(values[source], axes) for values in pair.original.values]
     found = summed({name: each.cpu().numpy() for name, each in _sums(now, before).items()})
     if float(found["difference"].sum()) <= UNCHANGED * float(found["squares before"].sum()):
         return False

@@ -14,6 +14,10 @@ layer writes into a residual stream, what the stream already lacks is added to i
 so that the layer corrects the stream and not only itself. The ridge is chosen for each layer on held-out calibration data,
 and a layer that does not gain there keeps its weights as cut.
 
+Where blocks were dropped, the original is the model with them. Layers behind a gap correct the stream for what a block would
+have added; and where the block alone reads the stream in front of it, the layer that writes into it there aims at what
+the block puts out, as that is what all readers of the slim stream expect.
+
 A BatchNorm behind a repaired layer is measured anew before what comes after it is repaired (`fxprune.passes.normed`). It does
 not see how long the weights in front of it are, but training does: a step changes its output the more, the less its input
 varies. What is repaired varies less than the original, by what could not be restored; so each output's weights are made as
@@ -24,7 +28,8 @@ solve the same equations and end with the same weights: those of one process, up
 
 Sources: least-squares repair with second moments as in OBC and ZipLM (Frantar and Alistarh 2022; Kurtic et al., NeurIPS
 2023), OSSCAR (Meng et al., ICML 2024); asymmetric calibration as in GPTAQ (Li et al., ICML 2025); bias compensation as in
-FLAP (An et al., AAAI 2024).
+FLAP (An et al., AAAI 2024); a dropped block's part taken over by the layer in front of it as in ReplaceMe (Shopkhoev et al.,
+NeurIPS 2025).
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from torch.fx import GraphModule, Node
 
 from fxprune.analysis import Analysis
 from fxprune.batches import Batch
+from fxprune.blocks import Block
 from fxprune.cut import Cut
 from fxprune.distributed import mine, together
 from fxprune.errors import InputError, VerificationError
@@ -49,6 +55,7 @@ from fxprune.passes.lockstep import Lockstep
 from fxprune.passes.normed import follow_input
 from fxprune.passes.stream import Stream, find_stream
 from fxprune.passes.verify import full_precision
+from fxprune.program import Program
 from fxprune.propagate import Propagation
 
 NEGLIGIBLE = 1e-10
@@ -122,6 +129,8 @@ def reconstruct(
     batches: Sequence[Batch],
     *,
     ridge: float | None = None,
+    whole: Program | None = None,
+    dropped: Sequence[Block] = (),
     feedback: bool = True,
     rows: int = ROWS,
     seed: int = 0,
@@ -135,6 +144,8 @@ def reconstruct(
             after convolutions without a bias) are changed, its training flags and `requires_grad` are not.
         batches: calibration inputs; values of both models that are still needed are held in memory for all of them.
         ridge: relative to the mean diagonal of a layer's Gram matrix; None to choose it for each layer.
+        whole: the original with the blocks that `analysis` lacks; None where it lacks none.
+        dropped: these blocks.
         feedback: let layers that write into a residual stream correct what the stream lacks.
         rows: positions of each layer that are looked at, at least.
         seed: for the choice of positions.
@@ -154,7 +165,7 @@ def reconstruct(
     layers = {layer.node: layer for layer in affine_layers(analysis.program)}
     repairs: list[Repair] = []
     with torch.no_grad(), evaluating(slim), full_precision():
-        pair = Lockstep(analysis.program.graph_module, slim, [batch for _, batch in own])
+        pair = Lockstep((whole or analysis.program).graph_module, slim, [batch for _, batch in own], dropped)
         for origin, node in pair:
             if origin in layers and (found := work.repair(layers[origin], node, pair)) is not None:
                 repairs.append(found)
@@ -191,7 +202,10 @@ class _Work:
     def repair(self, layer: AffineLayer, node: Node, pair: Lockstep) -> Repair | None:
         """Repair one layer; None where its outputs are what they were."""
         stream = find_stream(layer, self.analysis.program, self.slim) if self.feedback else None
-        fit, held = self._moments(layer, node, pair, stream)
+        if stream is not None and not pair.is_earlier(_partner(stream, pair), pair.twin(layer.node)):
+            stream = None
+        goal = None if stream is None else pair.stand_in(stream.total)
+        fit, held = self._moments(layer, node, pair, stream, goal)
         before, whole = held.error(), fit + held
         if whole.error() < NEGLIGIBLE:
             return None
@@ -204,7 +218,7 @@ class _Work:
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
 
     def _moments(
-        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None
+        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None, goal: Node | None
     ) -> tuple[Moments, Moments]:
         """Moments of the data to fit and of the held-out data."""
         weight = self.slim.get_parameter(layer.weight)
@@ -217,7 +231,7 @@ class _Work:
             held: Moments | None = None
             for at, number in enumerate(self.numbers):
                 chosen = self._positions(counts[at], share, number)
-                parts = self._portion(layer, node, pair, stream, at, chosen)
+                parts = self._portion(layer, node, pair, stream, goal, at, chosen)
                 is_held = self._held_out(len(chosen), number, chosen.device)
                 fit, held = _add(fit, parts, ~is_held), _add(held, parts, is_held)
             return fit, held
@@ -236,15 +250,25 @@ class _Work:
         return torch.arange(positions, device=device) % HELD_OUT == HELD_OUT - 1
 
     def _portion(
-        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None, number: int, chosen: Tensor
+        self,
+        layer: AffineLayer,
+        node: Node,
+        pair: Lockstep,
+        stream: Stream | None,
+        goal: Node | None,
+        number: int,
+        chosen: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, residuals and targets of one batch."""
         slim, original = pair.slim.values[number], pair.original.values[number]
         x, y = slim[pair.copies[layer.source]], slim[node]
         axes = self.propagation.values[layer.node]
-        target = self.cut.slice(original[layer.node], axes)
+        target = self.cut.slice(original[pair.twin(layer.node)], axes)
         if stream is not None:
-            lack = self.cut.slice(original[stream.partner], axes) - slim[pair.copies[stream.partner]]
+            whole = original[_partner(stream, pair)]
+            if goal is not None:
+                whole = whole + original[goal] - original[pair.twin(stream.total)]
+            lack = self.cut.slice(whole, axes) - slim[pair.copies[stream.partner]]
             target = target + stream.undo(lack)
         weight = self.slim.get_parameter(layer.weight)
         groups, chosen = layer.groups(x, weight), chosen.to(y.device)
@@ -278,6 +302,12 @@ class _Work:
         mean, variance = self.slim.get_buffer(norm.mean), self.slim.get_buffer(norm.variance)
         _set(layer, mean, mean.double() * factor)
         _set(layer, variance, (factor.square() * (variance.double() + norm.eps) - norm.eps).clamp_min(0))
+
+
+def _partner(stream: Stream, pair: Lockstep) -> Node:
+    """The other summand in the original; behind a dropped block it is what the block put out."""
+    found: Node = pair.twin(stream.total).args[stream.place]  # type: ignore[assignment]
+    return found
 
 
 def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:

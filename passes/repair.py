@@ -6,7 +6,7 @@ every machine, so that the result is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis import Analysis
 from fxprune.batches import Batch, Collect, iterate_batches
+from fxprune.blocks import Block
 from fxprune.cut import Cut
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
@@ -39,6 +40,8 @@ def repair(
     data: Iterable[Any] | None,
     collect: Collect | None = None,
     *,
+    whole: Analysis | None = None,
+    dropped: Sequence[Block] = (),
     seed: int = 0,
     memory: int = MEMORY,
 ) -> tuple[str, ...]:
@@ -50,6 +53,8 @@ def repair(
         slim: the slim model.
         data: the user's batches.
         collect: batch -> inputs.
+        whole: of the original with the blocks that `analysis` lacks; None where it lacks none.
+        dropped: these blocks.
         seed: for the choice of positions.
         memory: bytes of activations.
 
@@ -64,9 +69,10 @@ def repair(
         msg = "reconstruct=True needs data=, an iterable of batches, to see what each layer computed before the cut"
         raise InputError(msg)
     device = next((tensor.device for tensor in analysis.program.tensors.values()), None)
-    batches = within(memory, analysis, iterate_batches(data, analysis.program, collect, device))
+    whole = analysis if whole is None else whole
+    batches = within(memory, whole, iterate_batches(data, analysis.program, collect, device))
     try:
-        found = reconstruct(analysis, cut, slim, batches, seed=seed)
+        found = reconstruct(analysis, cut, slim, batches, whole=whole.program, dropped=dropped, seed=seed)
         layers = recalibrate(slim, batches)
         _check(analysis.program, slim, batches[0])
     except NotFiniteError as error:

@@ -28,11 +28,25 @@ SMALLEST_SCALE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The other summand, and the factor by which a layer's outputs enter the sum: None for 1, else one per channel."""
+    """Where a layer enters a stream.
 
-    partner: Node
+    Attributes:
+        total: the sum.
+        place: of the other summand among its operands.
+        scale: factor by which the layer's outputs enter it: None for 1, else one per channel.
+        spatial: number of dimensions behind the channels.
+    """
+
+    total: Node
+    place: int
     scale: Tensor | None
     spatial: int
+
+    @property
+    def partner(self) -> Node:
+        """The other summand."""
+        found: Node = self.total.args[self.place]  # type: ignore[assignment]
+        return found
 
     def undo(self, lack: Tensor) -> Tensor:
         """What the layer's outputs have to change by for the sum to change by `lack`."""
@@ -50,8 +64,8 @@ def find_stream(layer: AffineLayer, program: Program, slim: GraphModule) -> Stre
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user.target in SUMS:
-            partner = _partner(user, node, layer.node, program)
-            return None if partner is None else Stream(partner, scale, layer.spatial)
+            place = _partner(user, node, layer.node, program)
+            return None if place is None else Stream(user, place, scale, layer.spatial)
         if user.target is aten.batch_norm.default and user.args[0] is node and scale is None:
             scale = _scale(user, program, slim)
             if scale is None:
@@ -62,16 +76,16 @@ def find_stream(layer: AffineLayer, program: Program, slim: GraphModule) -> Stre
     return None
 
 
-def _partner(total: Node, node: Node, layer: Node, program: Program) -> Node | None:
-    """The other summand, of the same shape, computed before the layer."""
-    left, right = total.args[:2]
-    other = right if left is node else left
+def _partner(total: Node, node: Node, layer: Node, program: Program) -> int | None:
+    """Where the other summand stands, of the same shape, computed before the layer."""
+    place = 1 if total.args[0] is node else 0
+    other = total.args[place]
     if not isinstance(other, Node) or other is node or other.op == "get_attr" or bind(total)["alpha"] != 1:
         return None
     if getattr(other.meta.get("val"), "shape", None) != getattr(node.meta.get("val"), "shape", ()):
         return None
     order = {each: at for at, each in enumerate(program.nodes)}
-    return other if order[other] < order[layer] else None
+    return place if order[other] < order[layer] else None
 
 
 def _scale(norm: Node, program: Program, slim: GraphModule) -> Tensor | None:
