@@ -41,7 +41,7 @@ from fxprune.report import Outcome, make_report, what_holds
 from fxprune.scorer import Context, Scorer, check_needs, find_scorer, fitting_scorer
 from fxprune.scores import Scores
 from fxprune.scoring import check_scores, run_scorer
-from fxprune.search import Choices, Costs, FurtherCosts, build_choices, search_fast
+from fxprune.search import Choices, Costs, FurtherCosts, build_choices, search_fast, search_roomy
 from fxprune.search import search as search_widths
 from fxprune.search.ties import Tie
 from fxprune.slim_module import SlimModule, assemble, attach_report
@@ -273,7 +273,7 @@ def search_for(
         scores: what its indices are worth.
         limits: all have to hold.
         making: ranges of widths, and the method.
-        costs: what any widths cost, by all metrics that are limited; None for the analysis's own.
+        costs: what any widths cost, by all metrics that are limited, for a budget of time; None for the analysis's own.
 
     Raises:
         InfeasibleBudget: the narrowest widths do not meet a limit.
@@ -283,8 +283,11 @@ def search_for(
     joint = any(len(tie.groups) > 1 for tie in ties) and all(
         group.name in scores.sensitivity for group in analysis.groups
     )
+    free = method == DEFAULT_SEARCH and not ties
     try:
-        if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and "flops" in limits.limits:
+        if costs is not None and free and not {"params", "memory"} & limits.limits.keys():
+            return search_roomy(costs, limits.limits, choices)
+        if making.fast and costs is None and free and "flops" in limits.limits:
             roofline = find_roofline(analysis.program, analysis.propagation, analysis.groups)
             timed = FurtherCosts(analysis.costs, ROOFLINE, roofline.times)
             return search_fast(timed, limits.limits, choices, ROOFLINE)

@@ -13,6 +13,7 @@ same number per outer index, each outer index its own best.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -55,6 +56,11 @@ class Choices:
         assert np.isfinite(self.loss).all(), self.group
         assert (np.diff(self.loss) <= 0).all(), self.group
         assert self.loss[-1] == 0, self.group
+
+
+def loss_of(choices: Sequence[Choices], widths: Mapping[str, int]) -> float:
+    """What widths of all groups, each one of its candidates, are expected to lose together."""
+    return sum(float(each.loss[np.searchsorted(each.widths, widths[each.group])]) for each in choices)
 
 
 def build_choices(

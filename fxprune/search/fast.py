@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fxprune.errors import InfeasibleBudget
-from fxprune.search.choices import Choices, Ints
+from fxprune.search.choices import Choices, Ints, loss_of
 from fxprune.search.methods import search
 from fxprune.search.problem import Costs
 
@@ -51,7 +51,7 @@ def search_fast(costs: Costs, limits: Mapping[str, float], choices: Sequence[Cho
         except InfeasibleBudget:
             continue
         spent = _usage(costs, found, tuple(limits))
-        if _loss(choices, found) <= most_loss * _loss(choices, plain) and any(
+        if loss_of(choices, found) <= most_loss * loss_of(choices, plain) and any(
             spent[metric] >= LEAST_SPENT * before[metric] for metric in limits
         ):
             return found
@@ -77,7 +77,3 @@ def _scaled(costs: Costs, share: float) -> Ints:
 def _usage(costs: Costs, widths: Mapping[str, int], metrics: Sequence[str]) -> dict[str, float]:
     row = np.array([[widths[name] for name in costs.groups]], dtype=np.int64)
     return {metric: float(values[0]) for metric, values in costs.evaluate(row, metrics).items()}
-
-
-def _loss(choices: Sequence[Choices], widths: Mapping[str, int]) -> float:
-    return sum(float(each.loss[np.searchsorted(each.widths, widths[each.group])]) for each in choices)

@@ -1,0 +1,72 @@
+"""Widths within a budget of time that keep more parameters, of those that lose about as little.
+
+Losses are estimates, time is measured, and between plans that lose about the same there is room: some parameters take no time
+worth mentioning, and what is kept can be trained on. So to the loss of every width is added a price for the parameters that go
+with it, as high a one as raises the loss by a few percent at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fxprune.search.choices import Choices, Floats, loss_of
+from fxprune.search.methods import search
+from fxprune.search.problem import Costs
+
+MOST_LOSS = 1.03
+"""What parameters may multiply the loss by."""
+DEAREST, TRIES = 2.0, 5
+"""All parameters that go cost at most so many times the whole loss; prices are halved towards the highest that is borne."""
+
+
+def search_roomy(costs: Costs, limits: Mapping[str, float], choices: Sequence[Choices]) -> dict[str, int]:
+    """Choose a width for every group, by `knapsack`, so that all limits hold, little is lost, and parameters are kept.
+
+    Args:
+        costs: cost of any widths, `params` among the metrics.
+        limits: metric to largest allowed amount, at least one.
+        choices: candidate widths and losses, one per group of `costs`, in the same order.
+
+    Raises:
+        InfeasibleBudget: the narrowest candidates do not meet a limit.
+    """
+    best = search(costs, limits, choices)
+    least = loss_of(choices, best)
+    gone = _gone(costs, choices, best)
+    total = sum(
+        float(lost[np.searchsorted(each.widths, best[each.group])]) for each, lost in zip(choices, gone, strict=True)
+    )
+    if not total or not least:
+        return best
+    most, low, high = _params(costs, best), 0.0, DEAREST
+    for _ in range(TRIES):
+        price = (low + high) / 2 * least / total
+        priced = [replace(each, loss=each.loss + price * lost) for each, lost in zip(choices, gone, strict=True)]
+        found = search(costs, limits, priced)
+        if loss_of(choices, found) > MOST_LOSS * least:
+            high = (low + high) / 2
+            continue
+        low = (low + high) / 2
+        if (kept := _params(costs, found)) > most:
+            best, most = found, kept
+    return best
+
+
+def _gone(costs: Costs, choices: Sequence[Choices], widths: Mapping[str, int]) -> list[Floats]:
+    """For each group the parameters that go with each of its candidates, beside the others' widths."""
+    row = np.array([widths[name] for name in costs.groups], dtype=np.int64)
+    found = []
+    for at, each in enumerate(choices):
+        rows = np.repeat(row[None], len(each.widths), axis=0)
+        rows[:, at] = each.widths
+        params = costs.evaluate(rows, ("params",))["params"]
+        found.append(params.max() - params)
+    return found
+
+
+def _params(costs: Costs, widths: Mapping[str, int]) -> float:
+    row = np.array([[widths[name] for name in costs.groups]], dtype=np.int64)
+    return float(costs.evaluate(row, ("params",))["params"][0])
