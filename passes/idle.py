@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from fxprune.aliasing import is_mutating
 from fxprune.passes.slim import origins_of
 
 aten = torch.ops.aten
@@ -44,7 +44,7 @@ def drop_idle_views(graph: Graph, tensors: Mapping[str, Any]) -> None:
         graph: an emitted graph; it is changed. `node.meta["views"]` says which views of the original a node stands for now.
         tensors: parameters, buffers and constants that it reads, by name.
     """
-    if any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in graph.nodes):
+    if any(map(is_mutating, graph.nodes)):
         return
     known: dict[Node, Sizes | None] = {}
     for node in list(graph.nodes):
