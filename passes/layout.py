@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from fxprune.copying import copying_graphs
 from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
 from fxprune.passes.strides import contiguous_outputs, keep_contiguous, looks_at_memory
@@ -59,8 +59,7 @@ def lay_out(module: GraphModule, inputs: Inputs | None) -> None:
 
 
 def _copied(graph: Graph) -> Graph:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+    with copying_graphs():
         copied: Graph = copy.deepcopy(graph)
     return copied
 
