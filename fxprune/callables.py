@@ -94,16 +94,21 @@ def call_publicly(node: Node, readers: Iterable[Node] = ()) -> None:
         node: it is changed.
         readers: nodes that read its result, as they are in the graph that the code is written from.
     """
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, OpOverload) or not _is_plain(node, target):
-        return
-    if target == aten.sym_size.int:
-        if all(map(_is_public, readers)):
+    if node.target == aten.sym_size.int:
+        if _is_plain(node, aten.sym_size.int) and all(map(_is_public, readers)):
             node.op, node.target = "call_method", "size"
-    elif target in METHODS and isinstance(node.args[0], Node):
-        node.op, node.target = "call_method", target._schema.name.partition("::")[2]
-    elif target in FUNCTIONS:
-        node.target = FUNCTIONS[target]
+    elif (public := _public_form(node)) is not None:
+        node.op, node.target = public
+
+
+def _public_form(node: Node) -> tuple[str, str | Callable[..., Any]] | None:
+    """The kind of node, and its target, that calls a node's overload by method or function; None where neither does."""
+    target = node.target
+    if not isinstance(target, OpOverload) or not _is_plain(node, target):
+        return None
+    if target in METHODS and isinstance(node.args[0], Node):
+        return "call_method", target._schema.name.partition("::")[2]
+    return ("call_function", FUNCTIONS[target]) if target in FUNCTIONS else None
 
 
 def _is_plain(node: Node, target: OpOverload) -> bool:
@@ -114,9 +119,4 @@ def _is_plain(node: Node, target: OpOverload) -> bool:
 
 def _is_public(node: Node) -> bool:
     """Whether a node is called by its method or function, or computes a size for nothing but such nodes."""
-    target = node.target
-    if isinstance(target, OpOverload):
-        return (target in FUNCTIONS or (target in METHODS and isinstance(node.args[0], Node))) and _is_plain(
-            node, target
-        )
-    return target in _ARITHMETIC and all(map(_is_public, node.users))
+    return _public_form(node) is not None or (node.target in _ARITHMETIC and all(map(_is_public, node.users)))

@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import FxpruneError, InputError
+from fxprune.apply.blueprint import Blueprint, blueprint_to_keep_to
+from fxprune.errors import InputError
 from fxprune.kinds import Kind, find_kinds
 from fxprune.plan import Plan
 from fxprune.pruning import Subject
@@ -56,17 +57,15 @@ def expressible(
         InputError: the model has no configuration.
         InfeasibleBudget: what may be cut does not meet the budget.
     """
-    if not hasattr(model, "config") or not hasattr(type(model), "_from_config"):
-        msg = f"{type(model).__name__} is no Transformers model: it has no configuration to keep to; leave out config=True"
-        raise InputError(msg)
+    blueprint = blueprint_to_keep_to(model)
     kinds = [kind for kind in find_kinds(subject.analysis) if any(_narrower(kind, ranges))]
-    held = {kind.name: reason for kind in kinds if (reason := _alone(model, subject, kind, ranges, at)) is not None}
+    held = {kind.name: reason for kind in kinds if (reason := _alone(blueprint, subject, kind, ranges, at)) is not None}
     coarser = 1
     while True:
         free = [kind for kind in kinds if kind.name not in held]
         within = _coarser(_holding(ranges, subject, [kind for kind in kinds if kind.name in held]), free, coarser)
         found = decide(within)
-        reason = why_not(model, found)
+        reason = why_not(blueprint, found)
         if reason is None:
             return found, held
         cut = [kind for kind in free if _is_cut(kind, found)]
@@ -80,26 +79,25 @@ def expressible(
             held[smallest.name], coarser = f"with what else is cut: {reason}", 1
 
 
-def why_not(model: nn.Module, plan: Plan) -> str | None:
-    """Why the model's configuration cannot say a plan; None where it can."""
-    from fxprune.shards.configuration import said
+def why_not(blueprint: Blueprint, plan: Plan) -> str | None:
+    """Why a model's configuration cannot say a plan; None where it can."""
+    from fxprune.shards.configuration import refusal, said
 
     try:
-        said(type(model), model.config, plan)
+        said(blueprint.kind, blueprint.config, plan)
     except Exception as error:  # whatever the class makes of fields that it was not written for
-        name = "" if isinstance(error, FxpruneError) else f"{type(error).__name__}: "
-        return " ".join(f"{name}{error}".split()).rstrip(".")
+        return refusal(error)
     return None
 
 
 def _alone(
-    model: nn.Module, subject: Subject, kind: Kind, ranges: Ranges, at: Callable[[Mapping[str, int]], Plan]
+    blueprint: Blueprint, subject: Subject, kind: Kind, ranges: Ranges, at: Callable[[Mapping[str, int]], Plan]
 ) -> str | None:
     """Why the configuration cannot say any of the widths of a kind that are tried; None where it can."""
     sizes = {group.name: group.size for group in subject.analysis.groups}
     reason: Any = None
     for width in _narrower(kind, ranges):
-        reason = why_not(model, at({**sizes, **dict.fromkeys(kind.groups, width)}))
+        reason = why_not(blueprint, at({**sizes, **dict.fromkeys(kind.groups, width)}))
         if reason is None:
             return None
     return str(reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxprune.copying import copying_graphs
 from fxprune.errors import InputError
 from fxprune.moving import follow, place_of
 from fxprune.passes.raising import ModuleSpec, raise_modules
@@ -47,8 +47,7 @@ class SlimModule(WordedModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SlimModule:
         """A copy with weights of its own, that remembers the same making."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+        with copying_graphs():
             copied = super().__deepcopy__(memo)
         assert isinstance(copied, SlimModule)
         type(copied).__name__ = type(self).__name__  # every instance has a class of its own

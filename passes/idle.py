@@ -15,22 +15,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from fxprune.aliasing import is_mutating
+from fxprune.passes.sizes import RESHAPES, Sizes, sizes_of
 from fxprune.passes.slim import origins_of
 
 aten = torch.ops.aten
-Sizes: TypeAlias = list[int | Node | None]
-"""Of each dimension the number, or the node that computes it, or None where neither is known."""
-
-_SAME = frozenset({aten.clone.default, aten.contiguous.default, aten.dropout.default})
-"""Operations whose result has the shape of their first operand."""
-_SHAPES = frozenset({aten.reshape.default, aten.view.default})
 _SLICE = (None, 0, None, None, 1)
 """What the arguments of a slice are where they are not given."""
 _EVERYTHING = [(start, end, 1) for start in (None, 0) for end in (None, sys.maxsize)]
@@ -44,11 +39,11 @@ def drop_idle_views(graph: Graph, tensors: Mapping[str, Any]) -> None:
         graph: an emitted graph; it is changed. `node.meta["views"]` says which views of the original a node stands for now.
         tensors: parameters, buffers and constants that it reads, by name.
     """
-    if any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in graph.nodes):
+    if any(map(is_mutating, graph.nodes)):
         return
     known: dict[Node, Sizes | None] = {}
     for node in list(graph.nodes):
-        known[node] = _sizes(node, known, tensors)
+        known[node] = _stored(node, tensors) if node.op == "get_attr" else sizes_of(node, known.get)
         source: Any = node.args[0] if node.args else None
         if _is_idle(node, known) and not any(user.op == "output" for user in node.users):
             source.meta["views"] = (*source.meta.get("views", ()), *origins_of(node))
@@ -58,6 +53,11 @@ def drop_idle_views(graph: Graph, tensors: Mapping[str, Any]) -> None:
     graph.lint()
 
 
+def _stored(node: Node, tensors: Mapping[str, Any]) -> Sizes | None:
+    tensor = tensors.get(str(node.target))
+    return list(tensor.shape) if isinstance(tensor, Tensor) else None
+
+
 def _is_idle(node: Node, known: Mapping[Node, Sizes | None]) -> bool:
     """Whether an operation's result is its first operand, whatever the inputs."""
     if node.op != "call_function" or node.kwargs:
@@ -65,50 +65,11 @@ def _is_idle(node: Node, known: Mapping[Node, Sizes | None]) -> bool:
     if node.target == aten.slice.Tensor:
         arguments: tuple[object, ...] = (*node.args, *_SLICE[len(node.args) :])
         return arguments[2:] in _EVERYTHING
-    if node.target not in {*_SHAPES, aten.expand.default}:
+    if node.target not in {*RESHAPES, aten.expand.default}:
         return False
     source: Any = node.args[0]
     asked: Any = node.args[1]
     found = known.get(source)
-    if found is None or len(found) != len(asked) or (node.target in _SHAPES and list(asked).count(-1) > 1):
+    if found is None or len(found) != len(asked) or (node.target in RESHAPES and list(asked).count(-1) > 1):
         return False
     return all(want == -1 or (have is not None and have == want) for have, want in zip(found, asked, strict=True))
-
-
-def _sizes(node: Node, known: Mapping[Node, Sizes | None], tensors: Mapping[str, Any]) -> Sizes | None:
-    """What is known of a result's sizes for any inputs; None where not even their number is."""
-    if node.op == "get_attr":
-        tensor = tensors.get(str(node.target))
-        return list(tensor.shape) if isinstance(tensor, Tensor) else None
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
-        return None
-    source, more = known.get(node.args[0]), node.args[1:]
-    if node.target in _SHAPES:
-        asked: Any = more[0]
-        return [None if each == -1 else each for each in asked]
-    if node.target == aten.scaled_dot_product_attention.default:
-        return _attended(*(known.get(each) if isinstance(each, Node) else None for each in node.args[:3]))
-    if source is None:
-        return None
-    return _rearranged(node.target, list(source), more)
-
-
-def _rearranged(target: Any, source: Sizes, more: tuple[Any, ...]) -> Sizes | None:
-    """Sizes of what shows or copies all of a tensor in some order."""
-    if target in _SAME:
-        return source
-    if target == aten.transpose.int:
-        first, second = more
-        source[first], source[second] = source[second], source[first]
-        return source
-    if target == aten.permute.default:
-        return [source[at] for at in more[0]]
-    return None
-
-
-def _attended(query: Sizes | None, key: Sizes | None, value: Sizes | None) -> Sizes | None:
-    """Sizes of the result of attention: places of the queries, features of the values, and of what they agree on the rest."""
-    if query is None or key is None or value is None or not len(query) == len(key) == len(value):
-        return None
-    outer = [each if each == other == another else None for each, other, another in zip(query, key, value, strict=True)]
-    return [*outer[:-2], query[-2], value[-1]]

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -31,8 +29,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from fxprune.copying import copying_graphs
 from fxprune.evaluating import evaluating
 from fxprune.inputs import Inputs
+from fxprune.passes.sizes import Sizes, sizes_of
 from fxprune.passes.strides import contiguous_outputs, keep_contiguous, looks_at_memory
 from fxprune.passes.verify import compare, full_precision
 from fxprune.random_state import kept_random_state
@@ -59,8 +59,7 @@ def lay_out(module: GraphModule, inputs: Inputs | None) -> None:
 
 
 def _copied(graph: Graph) -> Graph:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+    with copying_graphs():
         copied: Graph = copy.deepcopy(graph)
     return copied
 
@@ -243,12 +242,7 @@ def _after_linear(rewriter: _Rewriter, node: Any) -> bool:
     if len(places) != 4 or len(sizes) != 3 or known is None or -1 in sizes:
         return False
     first, second, *rest = places
-    merges = [known[at] for at in rest]
-    if list(sizes[:2]) != [known[first], known[second]] or not all(
-        isinstance(each, int) for each in [*merges, sizes[2]]
-    ):
-        return False
-    if prod(merges) != sizes[2]:  # attention has broadcast its operands
+    if list(sizes[:2]) != [known[first], known[second]]:
         return False
 
     def make() -> Node:
@@ -335,23 +329,8 @@ def _rank(node: Any) -> int | None:
     return value.dim() if isinstance(value, Tensor) else None
 
 
-def _sizes(node: Any) -> list[Any] | None:
-    """Sizes of the result of attention on operands that were reshaped; of other operations that rearrange as well.
-
-    Where attention broadcasts its operands, some are larger.
-    """
-    if _is(node, aten.reshape.default):
-        return list(node.args[1])
-    if _is(node, aten.permute.default):
-        known = _sizes(node.args[0])
-        return None if known is None else [known[at] for at in node.args[1]]
-    if _is(node, operator.getitem) and _is(node.args[0], aten.unbind.int) and node.args[0].args[1:] in {(), (0,)}:
-        known = _sizes(node.args[0].args[0])
-        return None if known is None else known[1:]
-    if isinstance(node, Node) and node.target == aten.scaled_dot_product_attention.default:
-        query, value = _sizes(node.args[0]), _sizes(node.args[2])
-        return None if query is None or value is None else [*query[:-1], value[-1]]
-    return None
+def _sizes(node: Node) -> Sizes | None:
+    return sizes_of(node, _sizes)
 
 
 _RULES: tuple[Callable[[_Rewriter, Any], bool], ...] = (

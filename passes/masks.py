@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
+
+from fxprune.aliasing import is_mutating
 
 aten = torch.ops.aten
 Constants: TypeAlias = Mapping[str, Tensor | nn.Module]
@@ -73,7 +74,7 @@ def drop_idle_masks(graph: Graph, constants: Constants) -> None:
 
 def _writes(node: Node) -> bool:
     """Whether an operation writes into a tensor that a mask could be computed from: one that is not of floating point."""
-    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+    if not is_mutating(node):
         return False
     values = [each.meta["origin"].meta.get("val") for each in node.all_input_nodes if "origin" in each.meta]
     known = [each for each in values if isinstance(each, Tensor)]

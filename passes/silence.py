@@ -16,7 +16,6 @@ In a recurrent layer the hidden units are consumed inside: there the gate stands
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxprune.analysis import Analysis
+from fxprune.copying import copying_graphs
 from fxprune.cut import Cut
 from fxprune.passes.gating import insert_gates
 from fxprune.passes.slim import emit
@@ -54,8 +54,7 @@ class SilencedModel(GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> SilencedModel:
         """A copy with weights, buffers and switches of its own; the analysis, which is never edited, is shared."""
         memo[id(self.analysis)], memo[id(self.consumers)] = self.analysis, self.consumers
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying tree specifications
+        with copying_graphs():
             copied = super().__deepcopy__(memo)
         assert isinstance(copied, SilencedModel)
         copied.analysis, copied.consumers, copied.switch_name = self.analysis, self.consumers, self.switch_name

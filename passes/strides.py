@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
+from fxprune.aliasing import is_mutating
+
 aten = torch.ops.aten
 
 _BY_STRIDES = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default})
@@ -33,7 +35,7 @@ def looks_at_memory(module: GraphModule, node: Node) -> bool:
     if isinstance(target, HigherOrderOperator):
         return True
     if isinstance(target, OpOverload):
-        return target.namespace != "aten" or target in _BY_STRIDES or target._schema.is_mutable
+        return target.namespace != "aten" or target in _BY_STRIDES or is_mutating(node)
     if node.op != "call_module" or not getattr(module.get_submodule(str(target)), "inplace", False):
         return False
     operand: Any = node.args[0]

@@ -14,11 +14,9 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import pruning
-from fxprune.latency.building import cut_at
 from fxprune.passes.layout import lay_out, simplify_layout
-from fxprune.passes.slim import slim_graph
 from fxprune.passes.verify import compare
-from fxprune.slim_module import build_module
+from tests.emitted import laid_out
 
 aten = torch.ops.aten
 COPIES = {aten.contiguous.default, aten.clone.default}
@@ -252,16 +250,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("square", [True, False])
 def test_what_only_looks_like_attention_computes_the_same(kind: str, square: bool) -> None:
     torch.manual_seed(0)
-    model = Odd(kind).eval()
-    x = torch.randn(6, 6 if square else 4, 8)
-    analysis = fxprune.analyze(model, x)
-    cut = cut_at(analysis, [group.size for group in analysis.groups])
-    emitted = slim_graph(analysis.program, analysis.propagation, cut)
-    module, _ = build_module(GraphModule, "Odd", analysis.program, emitted.graph, emitted.tensors, emitted.constants)
-    before = module(x)
-    simplify_layout(module)
-    torch.testing.assert_close(before, model(x))
-    torch.testing.assert_close(module(x), before)
+    laid_out(Odd(kind).eval(), torch.randn(6, 6 if square else 4, 8))
 
 
 def test_a_layout_that_computes_something_else_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,9 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import pruning
-from fxprune.latency.building import cut_at
 from fxprune.passes.layout import simplify_layout
-from fxprune.passes.slim import slim_graph
 from fxprune.passes.strides import looks_at_memory
-from fxprune.slim_module import build_module
+from tests.emitted import as_emitted, laid_out
 
 aten = torch.ops.aten
 
@@ -106,9 +104,8 @@ class LengthFirst(nn.Module):
 def test_what_is_turned_back_stays_contiguous() -> None:
     torch.manual_seed(0)
     model, x = LengthFirst().eval(), torch.randn(3, 7, 32)
-    module = as_emitted(model, x)
-    assert simplify_layout(module)
-    torch.testing.assert_close(module(x), model(x))
+    module, changed = laid_out(model, x)
+    assert changed
     assert module(x).is_contiguous()
 
 
@@ -129,20 +126,7 @@ class Overwritten(nn.Module):
 
 def test_parts_that_were_copied_do_not_follow_what_is_written_later() -> None:
     torch.manual_seed(0)
-    model, x = Overwritten().eval(), torch.randn(3, 7, 8)
-    module = as_emitted(model, x)
-    simplify_layout(module)
-    torch.testing.assert_close(module(x), model(x))
-
-
-def as_emitted(model: nn.Module, x: Tensor) -> GraphModule:
-    """The emitted module that keeps everything."""
-    analysis = fxprune.analyze(model, x)
-    emitted = slim_graph(
-        analysis.program, analysis.propagation, cut_at(analysis, [group.size for group in analysis.groups])
-    )
-    module, _ = build_module(GraphModule, "Kept", analysis.program, emitted.graph, emitted.tensors, emitted.constants)
-    return module
+    laid_out(Overwritten().eval(), torch.randn(3, 7, 8))
 
 
 def test_activations_in_place_of_what_nobody_else_reads_are_no_matter() -> None:
@@ -152,26 +136,26 @@ def test_activations_in_place_of_what_nobody_else_reads_are_no_matter() -> None:
 
 
 class Broadcast(nn.Module):
-    """Attention of queries that all of the batch shares."""
+    """Attention of queries or keys that all of the batch shares."""
 
-    def __init__(self) -> None:
+    def __init__(self, queries: int, keys: int, size: int) -> None:
         super().__init__()
-        self.query, self.key, self.out = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(64, 5)
+        self.queries, self.keys, self.size = queries, keys, size
+        self.query, self.key, self.out = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(size, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.query(x[:1]).reshape(1, 7, 4, 8).transpose(1, 2).reshape(1, 4, 7, 8)
-        key = self.key(x).reshape(2, 7, 4, 8).transpose(1, 2).reshape(2, 4, 7, 8)
+        query = self.query(x[: self.queries]).reshape(self.queries, 7, 4, 8).transpose(1, 2)
+        key = self.key(x[: self.keys]).reshape(self.keys, 7, 4, 8).transpose(1, 2)
+        query, key = query.reshape(self.queries, 4, 7, 8), key.reshape(self.keys, 4, 7, 8)
         found = functional.scaled_dot_product_attention(query, key, key).permute(2, 0, 1, 3)
-        out: Tensor = self.out(found.reshape(7, 1, 64)).transpose(0, 1)
+        out: Tensor = self.out(found.reshape(7, 64 // self.size, self.size)).transpose(0, 1)
         return out
 
 
-def test_attention_that_broadcasts_is_left_alone() -> None:
+@pytest.mark.parametrize(("queries", "keys", "size"), [(1, 2, 64), (1, 2, 32), (2, 1, 64), (2, 1, 32)])
+def test_attention_that_broadcasts_computes_the_same(queries: int, keys: int, size: int) -> None:
     torch.manual_seed(0)
-    model, x = Broadcast().eval(), torch.randn(2, 7, 8)
-    module = as_emitted(model, x)
-    simplify_layout(module)
-    torch.testing.assert_close(module(x), model(x))
+    laid_out(Broadcast(queries, keys, size).eval(), torch.randn(2, 7, 8))
 
 
 def with_values(graph: Graph, **shapes: Any) -> None:

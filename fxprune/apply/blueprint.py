@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fxprune.apply.slots import is_object
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, InputError
 
 Field: TypeAlias = tuple[str, ...]
 """Keys of the configuration's dictionary; more than one for a configuration within it."""
@@ -106,6 +106,19 @@ def blueprint_of(model: nn.Module) -> Blueprint | None:
     if not is_object(config) or not hasattr(type(model), "_from_config") or not hasattr(config, "to_dict"):
         return None
     return Blueprint(type(model), config)
+
+
+def blueprint_to_keep_to(model: nn.Module) -> Blueprint:
+    """The blueprint of a model that is to be cut with `config=True`.
+
+    Raises:
+        InputError: it is no Transformers model.
+    """
+    blueprint = blueprint_of(model)
+    if blueprint is None:
+        msg = f"{type(model).__name__} is no Transformers model: it has no configuration to keep to; leave out config=True"
+        raise InputError(msg)
+    return blueprint
 
 
 def sizes_of(model: nn.Module) -> Sizes:

@@ -28,12 +28,11 @@ from torch.fx import GraphModule, Interpreter
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from fxprune.analysis import Analysis, analyze
-from fxprune.apply.blueprint import Field, UnbuildableError, blueprint_of, is_tensor, sizes_of, tensors_of
+from fxprune.apply.blueprint import Field, UnbuildableError, blueprint_to_keep_to, is_tensor, sizes_of, tensors_of
 from fxprune.apply.equations import solve_widths
 from fxprune.apply.fields import Decisions
 from fxprune.apply.reload import reload, same_outputs
 from fxprune.carry import former_groups
-from fxprune.errors import InputError
 from fxprune.groups import Group, variables_of
 from fxprune.inputs import Inputs
 from fxprune.passes.double import double_inputs, in_double
@@ -135,11 +134,7 @@ def sayable(model: nn.Module, example_inputs: Any = None, *, ignore: Sequence[st
 
 def find_sayable(model: nn.Module, analysis: Analysis) -> Sayable:
     """As `sayable`, for a model that is analysed already."""
-    blueprint = blueprint_of(model)
-    if blueprint is None:
-        msg = f"{type(model).__name__} is no Transformers model: it has no configuration to keep to; leave out config=True"
-        raise InputError(msg)
-    return _Moves(analysis, Decisions(blueprint, sizes_of(model))).run()
+    return _Moves(analysis, Decisions(blueprint_to_keep_to(model), sizes_of(model))).run()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from fxprune.search.choices import Ints
 from fxprune.search.problem import Problem
-from fxprune.search.uniform import solve_uniform
+from fxprune.search.uniform import next_ratios, solve_uniform
 
 
 def solve_kinds(problem: Problem) -> Ints:
@@ -30,7 +30,7 @@ def solve_kinds(problem: Problem) -> Ints:
 
 def _kept(problem: Problem, cut: Ints) -> Ints | None:
     """Levels where the kinds that the next larger ratio would widen are widened, and all others pay for it."""
-    shares = _next_shares(problem, cut)
+    shares = next_ratios(problem)[np.arange(len(cut)), cut]
     if not np.isfinite(shares).any():
         return None
     wider = shares == shares.min()
@@ -53,10 +53,3 @@ def _filled(problem: Problem, levels: Ints) -> Ints:
         if not feasible.any():
             return levels
         levels = wider[np.argmax(feasible)]
-
-
-def _next_shares(problem: Problem, levels: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The ratio from which on each kind's next candidate is nearer, infinite for those at their original size."""
-    following = np.minimum(levels + 1, problem.full)
-    middles = (problem.widths_at(levels) + problem.widths_at(following)) / (2.0 * problem.widths_at(problem.full))
-    return np.where(levels < problem.full, middles, np.inf)

@@ -20,7 +20,7 @@ def solve_uniform(problem: Problem, least: Ints | None = None) -> Ints:
         problem: the candidates and limits.
         least: levels that no group goes below, which meet the limits; None for the narrowest widths, which do by assumption.
     """
-    middles = _middles(problem)
+    middles = next_ratios(problem)
     ratios: Floats = np.unique(np.append(middles[np.isfinite(middles)], 0.0))
     low, high = 0, len(ratios) - 1
     while low < high:
@@ -32,11 +32,12 @@ def solve_uniform(problem: Problem, least: Ints | None = None) -> Ints:
     return _levels(middles, ratios[low], least)
 
 
-def _middles(problem: Problem) -> Floats:
-    """Ratio from which on level k + 1 is nearer than level k, `[groups, levels - 1]`; infinite beyond the last."""
-    middles = (problem.widths[:, 1:] + problem.widths[:, :-1]) / (2.0 * problem.widths[:, -1:])
-    missing = np.arange(middles.shape[1]) >= problem.full[:, None]
-    return np.where(missing, np.inf, middles)
+def next_ratios(problem: Problem) -> Floats:
+    """Ratio from which on level k + 1 is nearer than level k, `[groups, levels]`; infinite from a group's last on."""
+    following = np.append(problem.widths[:, 1:], problem.widths[:, -1:], axis=1)
+    middles = (problem.widths + following) / (2.0 * problem.widths[:, -1:])
+    last = np.arange(middles.shape[1]) >= problem.full[:, None]
+    return np.where(last, np.inf, middles)
 
 
 def _levels(middles: Floats, ratio: float, least: Ints | None) -> Ints:

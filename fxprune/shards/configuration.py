@@ -21,7 +21,7 @@ from torch import nn
 
 from fxprune.apply.slots import Slot, always, find_slots, replace
 from fxprune.apply.tagged import Recorder, Tagged, evaluate, slots_of
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, FxpruneError
 from fxprune.plan import Plan
 from fxprune.shards.factors import Creations, Equation, equations
 from fxprune.shards.folder import read_json
@@ -43,27 +43,37 @@ def new_config(plan: Plan, folder: Path, shapes: Mapping[str, tuple[int, ...]]) 
     written = read_json(folder / "config.json")
     try:
         kind, original = load(folder, written)
-        config = said(kind, original, plan)
-        _check(kind, config, shapes)
+        config = said(kind, original, plan, shapes)
     except Exception as error:  # whatever the class makes of fields that it was not written for
-        reason = (str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}").rstrip(".")
         msg = (
-            f"config.json cannot say what the plan makes of the model: {reason}. Plan one width per kind over all layers, "
-            "only widths that it can say (plan --config), or pass keep_config=True (--keep-config) to copy it as it is"
+            f"config.json cannot say what the plan makes of the model: {refusal(error)}. Plan one width per kind over all "
+            "layers, only widths that it can say (plan --config), or pass keep_config=True (--keep-config) to copy it as it is"
         )
         raise CheckpointError(msg) from error
     return {**written, **_changed(original.to_dict(), config.to_dict())}
 
 
-def said(kind: Any, config: Any, plan: Plan) -> Any:
+def said(kind: Any, config: Any, plan: Plan, *shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """The configuration that says a plan's widths and layers.
+
+    Args:
+        kind: the class.
+        config: of the original.
+        plan: what is kept.
+        shapes: name of a tensor after the cut -> shape, of checkpoints, which may call it by another name than the plan.
 
     Raises:
         CheckpointError: there is none; and whatever the class raises for fields that it refuses.
     """
     new = with_layers(kind, with_widths(kind, config, plan), plan)
-    _check(kind, new, dict(_shapes(plan)))
+    _check(kind, new, dict(_shapes(plan)), *shapes)
     return new
+
+
+def refusal(error: Exception) -> str:
+    """Why `said` found nothing, as part of a sentence."""
+    name = "" if isinstance(error, FxpruneError) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split()).rstrip(".")
 
 
 def _shapes(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -225,17 +235,18 @@ def build(kind: Any, config: Any) -> nn.Module:
     return made
 
 
-def _check(kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A model built from the configuration has the cut checkpoint's tensors."""
+def _check(kind: Any, config: Any, *wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """A model built from the configuration has all of these tensors that it knows the names of, and knows some of each."""
     read_back = type(config).from_dict(config.to_dict())  # which is where Transformers checks fields against each other
     made = {name: tuple(each.shape) for name, each in build(kind, read_back).state_dict().items()}
-    wrong = [name for name, shape in shapes.items() if name in made and made[name] != shape]
-    if wrong:
-        msg = f"{wrong[0]} would be {list(made[wrong[0]])}, the plan leaves {list(shapes[wrong[0]])}"
-        raise CheckpointError(msg)
-    if not made.keys() & shapes.keys():
-        msg = f"{kind.__name__} has none of the checkpoint's tensors"
-        raise CheckpointError(msg)
+    for shapes in wanted:
+        wrong = [name for name, shape in shapes.items() if name in made and made[name] != shape]
+        if wrong:
+            msg = f"{wrong[0]} would be {list(made[wrong[0]])}, the plan leaves {list(shapes[wrong[0]])}"
+            raise CheckpointError(msg)
+        if not made.keys() & shapes.keys():
+            msg = f"{kind.__name__} has none of the checkpoint's tensors"
+            raise CheckpointError(msg)
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
