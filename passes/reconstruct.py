@@ -268,8 +268,8 @@ class _Work:
             whole = original[_partner(stream, pair)]
             if goal is not None:
                 whole = whole + original[goal] - original[pair.twin(stream.total)]
-            lack = self.cut.slice(whole, axes) - slim[pair.copies[stream.partner]]
-            target = target + stream.undo(lack)
+            kept = self.cut.slice(whole, self.propagation.values[stream.partner])
+            target = target + stream.undo(kept - slim[pair.copies[stream.partner]], target.shape)
         weight = self.slim.get_parameter(layer.weight)
         groups, chosen = layer.groups(x, weight), chosen.to(y.device)
         rows = layer.rows(x, y, weight, chosen)

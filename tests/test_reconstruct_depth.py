@@ -48,6 +48,15 @@ class Net(nn.Module):
         return (out, streams[2]) if self.hidden else out
 
 
+class Merged(Block):
+    """A block whose layers see batch and sequence as one dimension, as the `Conv1D` of GPT-2 does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.addmm(self.up.bias, x.reshape(-1, WIDTH), self.up.weight.T).reshape(*x.shape[:-1], 64)
+        out: Tensor = x + self.down(self.act(inner).reshape(-1, 64)).reshape(x.shape)
+        return out
+
+
 class Images(nn.Module):
     """A small residual network with BatchNorm, and activations in place."""
 
@@ -167,6 +176,18 @@ def in_place(block: Any, x: Tensor) -> Tensor:
     out: Tensor = block.down(block.act(block.up(x)))
     out += x
     return out
+
+
+def test_layers_that_see_positions_in_another_shape_write_into_the_stream_too() -> None:
+    """They get the repair of the same layers that see them as they are."""
+    model = fill(Net())
+    for block in (merged := copy.deepcopy(model)).blocks:
+        block.__class__ = Merged
+    data = [each.reshape(8, 8, WIDTH) for each in DATA]
+    found = [dropped(each, ["blocks.2"], data) for each in (model, merged)]
+    torch.testing.assert_close(
+        dict(found[1].named_parameters()), dict(found[0].named_parameters()), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_widths_and_depth_are_repaired_together() -> None:
