@@ -97,8 +97,8 @@ def _is_reshaped(user: Node, node: Node, layer: AffineLayer) -> bool:
     """Whether positions alone are merged or split, and outputs stay the last dimension."""
     if layer.spatial or user.target not in RESHAPES:
         return False
-    before, after = (each.meta["val"].shape[-1] for each in (node, user))
-    return isinstance(before, int) and isinstance(after, int) and before == after
+    before, after = (str(each.meta["val"].shape[-1]) for each in (node, user))
+    return before.isdecimal() and before == after
 
 
 def _scale(norm: Node, program: Program, slim: GraphModule) -> Tensor | None:

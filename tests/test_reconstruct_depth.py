@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune import InputError
 from fxprune.passes.lockstep import Lockstep
 from tests.test_reconstruct import fill, random
 
@@ -198,6 +199,16 @@ def test_widths_and_depth_are_repaired_together() -> None:
         for each in (False, True)
     ]
     assert error(model, slims[1], HELD) < 0.8 * error(model, slims[0], HELD)
+
+
+def test_a_block_that_is_not_finite_is_named() -> None:
+    """Nothing can be repaired towards what it gives, though the model without it is sound."""
+    model = fill(Net())
+    with torch.no_grad():
+        model.blocks[2].down.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"reconstruct=False.*The model's blocks\.2\.down\.weight holds nan"):
+        dropped(model, ["blocks.2"], DATA)
+    assert dropped(model, ["blocks.2"], DATA, reconstruct=False)(HELD).isfinite().all()
 
 
 def test_values_of_the_whole_model_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
