@@ -88,7 +88,7 @@ class AffineLayer:
     @property
     def spatial(self) -> int:
         """Number of dimensions that a kernel slides over; 0 for a product."""
-        return int(self.node.target.__name__[4]) if self.node.target in CONVOLUTIONS else 0
+        return spatial_of(self.node)
 
     @property
     def shift(self) -> str | None:
@@ -170,6 +170,17 @@ class AffineLayer:
         return sides
 
 
+def spatial_of(node: Node) -> int:
+    """Number of dimensions that a kernel slides over; 0 for a product."""
+    return int(node.target.__name__[4]) if node.target in CONVOLUTIONS else 0
+
+
+def outputs_come_second(value: Node, spatial: int) -> bool:
+    """Whether a layer's outputs lie where BatchNorm looks for channels; it may as well normalise tokens by their place."""
+    found = value.meta.get("val")
+    return isinstance(found, Tensor) and found.dim() == spatial + 2
+
+
 def affine_layers(program: Program) -> tuple[AffineLayer, ...]:
     """Every linear layer, product with a parameter and convolution whose weight nothing else reads, in graph order."""
     uses = _uses(program)
@@ -237,6 +248,8 @@ def _norm(program: Program, node: Node, uses: Mapping[str, int]) -> Norm | None:
     """The BatchNorm that alone reads a result, and whose statistics nothing else reads."""
     user = next(iter(node.users)) if len(node.users) == 1 else None
     if user is None or user.target is not aten.batch_norm.default or user.args[0] is not node:
+        return None
+    if not outputs_come_second(node, spatial_of(node)):
         return None
     bound = bind(user)
     mean, variance = (_statistic(program, bound[name], uses) for name in ("running_mean", "running_var"))

@@ -103,6 +103,8 @@ class Lockstep:
         self._done = self._freed = 0
         self.copies: dict[Node, Node] = {origin: node for node in self._nodes for origin in origins_of(node)}
         self._shared = {self._named[each.name] for each in self.copies if each.name in self._named}
+        read = {operand for node in self._shared for operand in node.all_input_nodes}
+        self._compared = self._shared | read | {block.output for block in self._dropped}
 
     def twin(self, origin: Node) -> Node:
         """What a node of the graph that the slim one was emitted from is in the original: it has the same name there."""
@@ -122,10 +124,15 @@ class Lockstep:
         while (block := self._entered(found)) is not None:
             found = block.output
         way = self._ahead[self._done : self._order[found] + 1]
-        if found is twin or any(aliases(value) & self._shared for node in way for value in written(node)):
+        if found is twin or any(self._overwrites(node) for node in way):
             return None
         self._advance(found)
         return found
+
+    def _overwrites(self, node: Node) -> bool:
+        """Whether an operation writes to what an earlier one gave and what may still be compared with."""
+        reached = {each for value in written(node) for each in aliases(value)} & self._compared
+        return any(self.is_earlier(each, node) for each in reached)
 
     def _entered(self, node: Node) -> Block | None:
         """The dropped block that is all that reads a value."""
@@ -153,7 +160,7 @@ class Lockstep:
         for node in self._ahead[self._done : self._order[goal] + 1]:
             self.original.step(node)
             if node not in self._shared:
-                self.original.free(node, keep=self._shared)
+                self.original.free(node, keep=self._compared)
         self._done = max(self._done, self._order[goal] + 1)
 
     def _release(self, reached: Node) -> None:

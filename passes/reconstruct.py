@@ -34,6 +34,7 @@ NeurIPS 2025).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ from fxprune.distributed import mine, together
 from fxprune.errors import InputError, VerificationError
 from fxprune.evaluating import evaluating
 from fxprune.passes.affine import AffineLayer, Norm, affine_layers
+from fxprune.passes.finite import NotFiniteError
 from fxprune.passes.least_squares import RIDGES, Correction, Moments, added, choose
 from fxprune.passes.lockstep import Lockstep
 from fxprune.passes.normed import follow_input
@@ -155,6 +157,7 @@ def reconstruct(
 
     Raises:
         InputError: there is no batch.
+        NotFiniteError: what a layer sees or has to give is not finite.
         VerificationError: a repaired layer holds values that are not finite.
     """
     if not batches:
@@ -207,6 +210,12 @@ class _Work:
         goal = None if stream is None else pair.stand_in(stream.total)
         fit, held = self._moments(layer, node, pair, stream, goal)
         before, whole = held.error(), fit + held
+        if not math.isfinite(whole.error()):
+            msg = (
+                f"what the original computes at {layer.name!r}, or what the repair of it is given, is not finite; with "
+                "reconstruct=False weights stay as cut"
+            )
+            raise NotFiniteError(msg)
         if whole.error() < NEGLIGIBLE:
             return None
         ridges = RIDGES if self.ridge is None else (self.ridge,)
@@ -268,8 +277,8 @@ class _Work:
             whole = original[_partner(stream, pair)]
             if goal is not None:
                 whole = whole + original[goal] - original[pair.twin(stream.total)]
-            lack = self.cut.slice(whole, axes) - slim[pair.copies[stream.partner]]
-            target = target + stream.undo(lack)
+            kept = self.cut.slice(whole, self.propagation.values[stream.partner])
+            target = target + stream.undo(kept - slim[pair.copies[stream.partner]], target.shape)
         weight = self.slim.get_parameter(layer.weight)
         groups, chosen = layer.groups(x, weight), chosen.to(y.device)
         rows = layer.rows(x, y, weight, chosen)

@@ -76,8 +76,8 @@ def repair(
         layers = recalibrate(slim, batches)
         _check(analysis.program, slim, batches[0])
     except NotFiniteError as error:
-        raise explained(error, analysis.program, batches) from error
-    except RuntimeError as error:
+        raise explained(error, whole.program, batches) from error
+    except (RuntimeError, IndexError) as error:
         told = unlike_examples(error, analysis.program, batches)
         if told is None:
             raise

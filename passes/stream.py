@@ -2,6 +2,9 @@
 
     sum = partner + f(y),   f(y) = y, dropout in eval mode, or a BatchNorm that alone reads y: f(y) = scale * (y - mean) + beta
 
+A linear layer may look at its positions in another shape (the `Conv1D` of GPT-2 merges batch and sequence); they are the same
+positions in the same order as long as the outputs stay the last dimension.
+
 What the stream of the slim model lacks at the partner, the layer can supply: its target moves by lack / scale. Channels whose
 BatchNorm scales them to nothing are left alone.
 """
@@ -15,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from fxprune.passes.affine import AffineLayer
+from fxprune.passes.affine import AffineLayer, outputs_come_second
 from fxprune.passes.module_table import bind
+from fxprune.passes.sizes import RESHAPES
 from fxprune.program import Program
 
 aten = torch.ops.aten
@@ -48,8 +52,9 @@ class Stream:
         found: Node = self.total.args[self.place]  # type: ignore[assignment]
         return found
 
-    def undo(self, lack: Tensor) -> Tensor:
-        """What the layer's outputs have to change by for the sum to change by `lack`."""
+    def undo(self, lack: Tensor, shape: torch.Size) -> Tensor:
+        """What the layer's outputs, of this shape, have to change by for the sum to change by `lack`."""
+        lack = lack.reshape(shape)
         if self.scale is None:
             return lack
         usable = self.scale.abs() > SMALLEST_SCALE * self.scale.abs().max()
@@ -67,10 +72,10 @@ def find_stream(layer: AffineLayer, program: Program, slim: GraphModule) -> Stre
             place = _partner(user, node, layer.node, program)
             return None if place is None else Stream(user, place, scale, layer.spatial)
         if user.target is aten.batch_norm.default and user.args[0] is node and scale is None:
-            scale = _scale(user, program, slim)
+            scale = _scale(user, program, slim) if outputs_come_second(node, layer.spatial) else None
             if scale is None:
                 return None
-        elif user.target not in PASSED:
+        elif user.target not in PASSED and not _is_reshaped(user, node, layer):
             return None
         node = user
     return None
@@ -86,6 +91,14 @@ def _partner(total: Node, node: Node, layer: Node, program: Program) -> int | No
         return None
     order = {each: at for at, each in enumerate(program.nodes)}
     return place if order[other] < order[layer] else None
+
+
+def _is_reshaped(user: Node, node: Node, layer: AffineLayer) -> bool:
+    """Whether positions alone are merged or split, and outputs stay the last dimension."""
+    if layer.spatial or user.target not in RESHAPES:
+        return False
+    before, after = (str(each.meta["val"].shape[-1]) for each in (node, user))
+    return before.isdecimal() and before == after
 
 
 def _scale(norm: Node, program: Program, slim: GraphModule) -> Tensor | None:

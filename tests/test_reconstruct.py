@@ -69,6 +69,19 @@ def deviation(outputs: Tensor) -> Tensor:
     return outputs.movedim(1, -1).flatten(0, -2).std(0)
 
 
+class Places(nn.Module):
+    """A BatchNorm over places, not features, between a layer and the stream."""
+
+    def __init__(self, places: int, bias: bool) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16, bias=bias)
+        self.norm, self.head = nn.BatchNorm1d(places), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x + self.norm(self.down(torch.relu(self.up(x)))))
+        return out
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_recovers_inputs_that_repeat(bias: bool) -> None:
     model = fill(nn.Sequential(nn.Linear(8, 32, bias=bias), nn.ReLU(), nn.Linear(32, 6, bias=bias)))
@@ -203,6 +216,20 @@ class Attention(nn.Module):
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         result: Tensor = self.last(x + self.out(mixed))
         return result
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("places", [7, 16])
+def test_a_batchnorm_over_places_takes_no_part_of_a_layer_before_it(places: int, bias: bool) -> None:
+    """It has one statistic for each place and none for each feature, even where there are as many."""
+    model = fill(Places(places, bias))
+    repeat(model.up, slice(0, 24), slice(24, 48))
+    data = [random(32, places, 16, seed=each) for each in range(5)]
+    (inner,) = (group.name for group in analyze(model, data[0]).groups if group.size == 48)
+    slim, found = repair(model, data, {inner: np.arange(24)})
+    assert [each.layer for each in found.repairs] == ["down"]
+    assert_restored(model, slim, random(64, places, 16, seed=9))
+    torch.testing.assert_close(slim.get_buffer("norm.running_mean"), model.norm.running_mean, rtol=1e-3, atol=1e-3)
 
 
 def test_the_output_projection_of_attention_recovers_heads_that_repeat() -> None:

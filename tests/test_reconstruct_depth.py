@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune import InputError
 from fxprune.passes.lockstep import Lockstep
 from tests.test_reconstruct import fill, random
 
@@ -46,6 +47,15 @@ class Net(nn.Module):
             streams.append(block(streams[-1]))
         out = self.head(streams[-1])
         return (out, streams[2]) if self.hidden else out
+
+
+class Merged(Block):
+    """A block whose layers see batch and sequence as one dimension, as the `Conv1D` of GPT-2 does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.addmm(self.up.bias, x.reshape(-1, WIDTH), self.up.weight.T).reshape(*x.shape[:-1], 64)
+        out: Tensor = x + self.down(self.act(inner).reshape(-1, 64)).reshape(x.shape)
+        return out
 
 
 class Images(nn.Module):
@@ -169,6 +179,18 @@ def in_place(block: Any, x: Tensor) -> Tensor:
     return out
 
 
+def test_layers_that_see_positions_in_another_shape_write_into_the_stream_too() -> None:
+    """They get the repair of the same layers that see them as they are."""
+    model = fill(Net())
+    for block in (merged := copy.deepcopy(model)).blocks:
+        block.__class__ = Merged
+    data = [each.reshape(8, 8, WIDTH) for each in DATA]
+    found = [dropped(each, ["blocks.2"], data) for each in (model, merged)]
+    torch.testing.assert_close(
+        dict(found[1].named_parameters()), dict(found[0].named_parameters()), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_widths_and_depth_are_repaired_together() -> None:
     model = fill(Net())
     options: dict[str, Any] = {"example_inputs": DATA[0], "data": DATA, "scorer": "magnitude", "progress": False}
@@ -177,6 +199,55 @@ def test_widths_and_depth_are_repaired_together() -> None:
         for each in (False, True)
     ]
     assert error(model, slims[1], HELD) < 0.8 * error(model, slims[0], HELD)
+
+
+def test_a_block_that_is_not_finite_is_named() -> None:
+    """Nothing can be repaired towards what it gives, though the model without it is sound."""
+    model = fill(Net())
+    with torch.no_grad():
+        model.blocks[2].down.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"reconstruct=False.*The model's blocks\.2\.down\.weight holds nan"):
+        dropped(model, ["blocks.2"], DATA)
+    assert dropped(model, ["blocks.2"], DATA, reconstruct=False)(HELD).isfinite().all()
+
+
+class Beside(nn.Module):
+    """A block that sees a value beside its stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.side, self.down = nn.Linear(WIDTH, 64), nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH)
+
+    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+        out: Tensor = x + self.down(torch.tanh(self.up(x) + self.side(beside)))
+        return out
+
+
+class Streams(nn.Module):
+    """Two streams, computed by turns; a block of the second one sees what went into the block before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(Block(nn.GELU()) for _ in range(3))
+        self.second = nn.ModuleList(Beside() for _ in range(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.second[0](x, x)
+        first = self.first[0](x)
+        before = self.second[1](y, x)
+        second = self.second[2](before, x)
+        second = self.second[3](second, before)
+        return self.first[2](self.first[1](first)), second
+
+
+def test_what_is_compared_with_outlasts_a_run_ahead() -> None:
+    """Behind the first stream's gap lies the second stream's, the value behind which the last dropped block reads last."""
+    model = fill(Streams())
+    names = ["first.1", "second.1", "second.3"]
+    plain, slim = (dropped(model, names, DATA, reconstruct=each) for each in (False, True))
+    for at in range(2):
+        wanted, found, cut = (each(HELD)[at].detach() for each in (model, slim, plain))
+        assert (found - wanted).norm() < 0.8 * (cut - wanted).norm()
 
 
 def test_values_of_the_whole_model_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,27 @@ def test_a_batch_that_is_unlike_the_others(batch: Tensor, said: str, scorer: str
         fxprune.compile(net(), "60%", **{**options(scorer), "data": [X, batch, X]})
 
 
+class Unrolled(nn.Module):
+    """One step after the other, as many as the example has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        out: Tensor = self.last(torch.stack([hidden[:, at].relu() for at in range(x.shape[1])]).sum(0))
+        return out
+
+
+@pytest.mark.parametrize("scorer", ["magnitude", "obs"])
+def test_batches_of_a_size_that_the_graph_does_not_take(scorer: str) -> None:
+    data = [torch.ones(4, 6, 8), torch.ones(4, 5, 8)]
+    said = r"batch 2 of data cannot be run .* 'x' is float32 \[4, 5, 8\], .* \[1, 6, 8\], .* in dimension 1\. Convert"
+    with pytest.raises(InputError, match=said):
+        fxprune.compile(Unrolled(), "60%", data=data, scorer=scorer, progress=False)
+
+
 def test_inputs_and_models_on_different_devices() -> None:
     assert "The example inputs are on meta, the model is on cpu: move one of them" in refused(
         net(), example_inputs=X.to("meta")
