@@ -273,7 +273,7 @@ def search_for(
         scores: what its indices are worth.
         limits: all have to hold.
         making: ranges of widths, and the method.
-        costs: what any widths cost, by all metrics that are limited, for a budget of time; None for the analysis's own.
+        costs: what any widths cost, by all metrics that are limited; None for the analysis's own.
 
     Raises:
         InfeasibleBudget: the narrowest widths do not meet a limit.
@@ -283,11 +283,8 @@ def search_for(
     joint = any(len(tie.groups) > 1 for tie in ties) and all(
         group.name in scores.sensitivity for group in analysis.groups
     )
-    free = method == DEFAULT_SEARCH and not ties
     try:
-        if costs is not None and free and not {"params", "memory"} & limits.limits.keys():
-            return search_roomy(costs, limits.limits, choices)
-        if making.fast and costs is None and free and "flops" in limits.limits:
+        if making.fast and costs is None and method == DEFAULT_SEARCH and not ties and "flops" in limits.limits:
             roofline = find_roofline(analysis.program, analysis.propagation, analysis.groups)
             timed = FurtherCosts(analysis.costs, ROOFLINE, roofline.times)
             return search_fast(timed, limits.limits, choices, ROOFLINE)
@@ -296,6 +293,23 @@ def search_for(
         smallest = {each.group: int(each.widths[0]) for each in choices}
         msg = f"{error}\n{what_holds(analysis, smallest)}"
         raise InfeasibleBudget(msg, error.shortfalls) from None
+
+
+def roomier_than(
+    subject: Subject, scores: Scores, limits: Budget, making: Making, costs: Costs, widths: Mapping[str, int]
+) -> dict[str, int] | None:
+    """Widths within a budget of time that keep more parameters than those of least loss, and lose about as little.
+
+    None where there are none; where parameters or memory are limited as well, or widths are not chosen one by one, none are
+    looked for.
+
+    Raises:
+        InfeasibleBudget: the narrowest widths do not meet a limit.
+    """
+    choices, ties = options_for(subject, scores, making)
+    if making.method(scores) != DEFAULT_SEARCH or ties or {"params", "memory"} & limits.limits.keys():
+        return None
+    return search_roomy(costs, limits.limits, choices, widths)
 
 
 def options_for(subject: Subject, scores: Scores, making: Making) -> tuple[list[Choices], tuple[Tie, ...]]:

@@ -8,6 +8,9 @@ interval takes, t is wanted where u(t) is just below 1. u grows with t, nearly i
 or, where that falls out of the bracket between the largest target that held and the smallest that did not, the bracket's
 geometric middle. It ends when u is within CLOSE of 1, when targets come too near to each other to tell apart, or after
 ROUNDS; the widest candidate that held is taken. A budget that even the narrowest widths break cannot be met.
+
+Then widths that keep more parameters, and lose about as little, are measured in its place (`fxprune.search.roomy`). What is
+predicted for both is the same, but a prediction may not know what parameters cost: they are taken only if they hold.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from fxprune.latency.referee import Referee
 ROUNDS = 8
 AIM = 0.985
 CLOSE = 0.03
+ROOMIER = 2
+"""Candidates with more parameters that are tried."""
 NARROWEST = 1.004
 """Targets nearer to each other than this are not told apart."""
 
@@ -62,6 +67,7 @@ class Closing:
     Attributes:
         budget: what the user asked for.
         search: target in seconds -> widths; raises InfeasibleBudget.
+        roomier: target in seconds, widths -> others that keep more parameters, or None; raises InfeasibleBudget.
         narrowest: the narrowest widths of all groups.
         predict: widths -> predicted seconds.
         build: widths -> a module to measure.
@@ -70,6 +76,7 @@ class Closing:
 
     budget: TimeBudget
     search: Callable[[float], Widths]
+    roomier: Callable[[float, Widths], Widths | None]
     narrowest: Widths
     predict: Callable[[Widths], float]
     build: Callable[[Widths], nn.Module]
@@ -135,6 +142,23 @@ def close(closing: Closing, start: float, known: Bracket | None = None) -> tuple
             break
         target = following
     return bracket.held or _narrowest(closing, bracket), bracket.rounds
+
+
+def make_room(closing: Closing, found: Candidate) -> tuple[Candidate, int]:
+    """A candidate that keeps more parameters and holds as well, or else the one found; and how many were measured."""
+    target = found.target
+    for count in range(ROOMIER):
+        try:
+            widths = closing.roomier(target, found.widths)
+        except InfeasibleBudget:
+            return found, count
+        if widths is None:
+            return found, count
+        candidate = tried(closing, target, widths)
+        if candidate.used <= 1:
+            return candidate, count + 1
+        target *= AIM / candidate.used
+    return found, ROOMIER
 
 
 def _try(closing: Closing, target: float, bracket: Bracket) -> Candidate | None:

@@ -18,7 +18,7 @@ from fxprune.distributed import world
 from fxprune.errors import BackendError, InfeasibleBudget, InputError
 from fxprune.grid import GRID
 from fxprune.latency.budget import TimeBudget, split_times
-from fxprune.latency.closing import Bracket, Candidate, Closing, close, tried
+from fxprune.latency.closing import Bracket, Candidate, Closing, close, make_room, tried
 from fxprune.latency.costs import LATENCY, timed_costs
 from fxprune.latency.estimating import fit_model
 from fxprune.latency.learning import learn_align
@@ -27,7 +27,7 @@ from fxprune.latency.prepared import Effort, Prepared, prepare
 from fxprune.latency.referee import appointed
 from fxprune.latency.stopwatch import Stopwatch
 from fxprune.planning import survey
-from fxprune.pruning import Making, Subject, build, options_for, search_for
+from fxprune.pruning import Making, Subject, build, options_for, roomier_than, search_for
 from fxprune.report import Metric
 from fxprune.slim_module import SlimModule, attach_report
 from fxprune.targets import KEY
@@ -234,6 +234,9 @@ def build_to_time(
         closing = Closing(
             budget=wanted,
             search=lambda target: search_for(subject, scores, _within(limits, wanted, target), making, costs),
+            roomier=lambda target, widths: roomier_than(
+                subject, scores, _within(limits, wanted, target), making, costs, widths
+            ),
             narrowest={each.group: int(each.widths[0]) for each in options_for(subject, scores, making)[0]},
             predict=predictor.model.predict,
             build=lambda widths: build(subject, scores, _within(limits, wanted, 0.0), draft, started, widths),
@@ -253,7 +256,8 @@ def _finished(closing: Closing, target: float, make: Any, predictor: Predictor) 
     rounds, known, back = 0, Bracket(), STEP_BACK
     for _ in range(FINAL_TRIES):
         found, count = close(closing, target, known)
-        rounds += count + 1
+        found, more = make_room(closing, found)
+        rounds += count + more + 1
         slim: SlimModule = make(found.widths)
         final = tried(closing, found.target, found.widths, slim)
         if final.used <= 1:

@@ -1,4 +1,4 @@
-"""Widths within a budget of time that keep more parameters, of those that lose about as little.
+"""Widths within a budget of time that keep more parameters than those of least loss, and lose about as little.
 
 Losses are estimates, time is measured, and between plans that lose about the same there is room: some parameters take no time
 worth mentioning, and what is kept can be trained on. So to the loss of every width is added a price for the parameters that go
@@ -22,34 +22,39 @@ DEAREST, TRIES = 2.0, 6
 """All parameters that go cost at most so many times the whole loss; prices are halved towards the highest that is borne."""
 
 
-def search_roomy(costs: Costs, limits: Mapping[str, float], choices: Sequence[Choices]) -> dict[str, int]:
-    """Choose a width for every group, by `knapsack`, so that all limits hold, little is lost, and parameters are kept.
+def search_roomy(
+    costs: Costs, limits: Mapping[str, float], choices: Sequence[Choices], beside: Mapping[str, int]
+) -> dict[str, int] | None:
+    """Choose widths, by `knapsack`, so that all limits hold and more parameters are kept than by others.
 
     Args:
         costs: cost of any widths, `params` among the metrics.
         limits: metric to largest allowed amount, at least one.
         choices: candidate widths and losses, one per group of `costs`, in the same order.
+        beside: the widths of least loss, in this budget or a larger one.
+
+    Returns:
+        The widths with the most parameters that were found; None where none keeps more for a tenth more of loss.
 
     Raises:
         InfeasibleBudget: the narrowest candidates do not meet a limit.
     """
-    best = search(costs, limits, choices)
-    least = loss_of(choices, best)
-    gone = _gone(costs, choices, best)
+    least, gone = loss_of(choices, beside), _gone(costs, choices, beside)
     total = sum(
-        float(lost[np.searchsorted(each.widths, best[each.group])]) for each, lost in zip(choices, gone, strict=True)
+        float(lost[np.searchsorted(each.widths, beside[each.group])]) for each, lost in zip(choices, gone, strict=True)
     )
     if not total or not least:
-        return best
-    most, low, high = _params(costs, best), 0.0, DEAREST
+        return None
+    best, most, low, high = None, _params(costs, beside), 0.0, DEAREST
     for _ in range(TRIES):
-        price = (low + high) / 2 * least / total
+        middle = (low + high) / 2
+        price = middle * least / total
         priced = [replace(each, loss=each.loss + price * lost) for each, lost in zip(choices, gone, strict=True)]
         found = search(costs, limits, priced)
         if loss_of(choices, found) > MOST_LOSS * least:
-            high = (low + high) / 2
+            high = middle
             continue
-        low = (low + high) / 2
+        low = middle
         if (kept := _params(costs, found)) > most:
             best, most = found, kept
     return best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fxprune.backends.intervals import Interval
 from fxprune.backends.measure import Latency
 from fxprune.errors import BackendError, BudgetError, InfeasibleBudget, InputError
 from fxprune.latency import Effort, Stopwatch, TimeBudget, build_model, split_times
-from fxprune.latency.closing import CLOSE, ROUNDS, Closing, close
+from fxprune.latency.closing import CLOSE, ROOMIER, ROUNDS, Closing, close, make_room
 from fxprune.planning import survey
 from fxprune.widths import width_ranges
 from tests.latency.fake import FakeBackend
@@ -174,6 +175,41 @@ def test_a_closed_loop_takes_the_widest_that_held_where_widths_are_coarse() -> N
         close(_imagined(lambda target: 1.1 + target / 100, []), 1.0)
 
 
+@pytest.mark.parametrize(("factor", "kept", "measured"), [(1.01, 1.01, 1), (1.2, 1.2, 2), (None, None, 0)])
+def test_more_parameters_are_taken_only_if_they_hold(factor: float | None, kept: float | None, measured: int) -> None:
+    """Widths with more parameters take `factor` as long as the others at a target; 1.2 is met by a lower target only."""
+    tried: list[float] = []
+    closing = _imagined(lambda target: target / 2, tried)
+    found, _ = close(closing, 1.94)
+    before = len(tried)
+    asked: list[float] = []
+
+    def roomier(target: float, widths: Any) -> Any:
+        assert widths == found.widths
+        asked.append(target)
+        return None if factor is None else {"target": target * factor}
+
+    made, count = make_room(replace(closing, roomier=roomier), found)
+    assert count == len(tried) - before == measured
+    assert made.used <= 1
+    if kept is None:
+        assert made is found
+    else:
+        assert made.widths["target"] == pytest.approx(asked[-1] * kept)
+
+
+def test_without_room_what_was_found_stays() -> None:
+    closing = _imagined(lambda target: target / 2, [])
+    found, _ = close(closing, 1.94)
+    slower = replace(closing, roomier=lambda target, widths: {"target": 4})
+    assert make_room(slower, found) == (found, ROOMIER)
+
+    def impossible(target: float, widths: Any) -> Any:
+        raise InfeasibleBudget("latency", {})
+
+    assert make_room(replace(closing, roomier=impossible), found) == (found, 0)
+
+
 def _imagined(used: Callable[[float], float], tried: list[float]) -> Closing:
     """A loop over targets whose use of the budget is a function."""
 
@@ -190,4 +226,5 @@ def _imagined(used: Callable[[float], float], tried: list[float]) -> Closing:
     build: Any = lambda widths: widths["target"]  # noqa: E731
     budget = TimeBudget({"latency": 1.0}, None, 1.0)
     search: Any = lambda target: {"target": target}  # noqa: E731
-    return Closing(budget, search, {"target": 0}, lambda widths: widths["target"], build, referee)
+    none: Any = lambda target, widths: None  # noqa: E731
+    return Closing(budget, search, none, {"target": 0}, lambda widths: widths["target"], build, referee)
