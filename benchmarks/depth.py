@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,11 @@ def dropped(model: nn.Module, data: Data, drop: Any, *, reconstruct: bool) -> fx
     )
 
 
-def compare(options: argparse.Namespace) -> list[str]:
+def compare(options: argparse.Namespace) -> Iterator[str]:
     """One line of the table for each way to choose, as it is and repaired."""
     model, tokenizer = load()
     data, test = (batches_of(each, tokenizer) for each in texts(options))
     expected = embed(model, test)
-    lines = []
     for way in ("least influence", "random"):
         for reconstruct in (False, True):
             cells, started = [], time.perf_counter()
@@ -69,11 +68,8 @@ def compare(options: argparse.Namespace) -> list[str]:
                 found = [cosine(embed(slim, test), expected) for slim in slims]
                 cells.append(f"{sum(found) / len(found):.3f}")
             seconds = time.perf_counter() - started
-            lines.append(
-                f"| {way} | {'repaired' if reconstruct else 'as it is'} | {' | '.join(cells)} | {seconds:.0f} |"
-            )
-            sys.stderr.write(lines[-1] + "\n")
-    return lines
+            state = "repaired" if reconstruct else "as it is"
+            yield f"| {way} | {state} | {' | '.join(cells)} | {seconds:.0f} |"
 
 
 def table(lines: Sequence[str], layers: Sequence[int]) -> str:
@@ -93,9 +89,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    text = table(compare(options), options.layers)
-    (options.out / "depth.md").write_text(text)
-    sys.stdout.write(text)
+    lines: list[str] = []
+    for line in compare(options):
+        lines.append(line)
+        (options.out / "depth.md").write_text(table(lines, options.layers))
+    sys.stdout.write(table(lines, options.layers))
 
 
 if __name__ == "__main__":
