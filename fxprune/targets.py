@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,6 +30,7 @@ from fxprune.grid import GRID, Grid
 from fxprune.kinds import Kind, find_kinds
 from fxprune.passes.taps import heads_around, inside_heads
 from fxprune.rebuilt import build, error_of, new_names, renamed, shapes_of
+from fxprune.search.problem import usage_of
 
 if TYPE_CHECKING:
     from fxprune.analysis import Analysis
@@ -256,13 +256,12 @@ def _check_least(analysis: Analysis, widths: Mapping[str, int], target: Target) 
 
 
 def _check_limits(analysis: Analysis, widths: Mapping[str, int], limits: Budget) -> None:
-    row = np.array([[widths[name] for name in analysis.costs.groups]], dtype=np.int64)
-    usage = analysis.costs.evaluate(row, tuple(limits.limits))
+    usage = usage_of(analysis.costs, widths, tuple(limits.limits))
     original = analysis.costs.original
     short = {
-        metric: Shortfall(limit, float(usage[metric][0]), original[metric])
+        metric: Shortfall(limit, usage[metric], original[metric])
         for metric, limit in limits.limits.items()
-        if usage[metric][0] > limit
+        if usage[metric] > limit
     }
     if short:
         lines = [

@@ -19,7 +19,7 @@ import numpy as np
 from fxprune.errors import InfeasibleBudget
 from fxprune.search.choices import Choices, Ints, loss_of
 from fxprune.search.methods import search
-from fxprune.search.problem import Costs
+from fxprune.search.problem import Costs, usage_of
 
 MOST_LOSS = {0.8: 1.1, 0.85: 1.1, 0.9: 1.1, 0.95: 1.1, 1.0: 1.5}
 """Shares of the time of the plan that keeps all groups' proportions, and what each may multiply the loss by."""
@@ -41,7 +41,7 @@ def search_fast(costs: Costs, limits: Mapping[str, float], choices: Sequence[Cho
     """
     plain = search(costs, limits, choices)
     reference = _in_proportion(costs, limits, time)
-    before = _usage(costs, plain, (*limits, time))
+    before = usage_of(costs, plain, (*limits, time))
     for share, most_loss in MOST_LOSS.items():
         bound = share * reference
         if before[time] <= bound:
@@ -50,7 +50,7 @@ def search_fast(costs: Costs, limits: Mapping[str, float], choices: Sequence[Cho
             found = search(costs, {**limits, time: bound}, choices)
         except InfeasibleBudget:
             continue
-        spent = _usage(costs, found, tuple(limits))
+        spent = usage_of(costs, found, tuple(limits))
         if loss_of(choices, found) <= most_loss * loss_of(choices, plain) and any(
             spent[metric] >= LEAST_SPENT * before[metric] for metric in limits
         ):
@@ -72,8 +72,3 @@ def _in_proportion(costs: Costs, limits: Mapping[str, float], time: str) -> floa
 def _scaled(costs: Costs, share: float) -> Ints:
     widths: Ints = np.maximum(np.rint(share * costs.sizes), 1).astype(np.int64)[None]
     return widths
-
-
-def _usage(costs: Costs, widths: Mapping[str, int], metrics: Sequence[str]) -> dict[str, float]:
-    row = np.array([[widths[name] for name in costs.groups]], dtype=np.int64)
-    return {metric: float(values[0]) for metric, values in costs.evaluate(row, metrics).items()}

@@ -37,6 +37,12 @@ class Costs(Protocol):
         """Cost of each row of `widths`, `[candidates, groups]`, for each metric."""
 
 
+def usage_of(costs: Costs, widths: Mapping[str, int], metrics: Sequence[str]) -> dict[str, float]:
+    """What widths of all groups cost by each metric."""
+    row = np.array([[widths[name] for name in costs.groups]], dtype=np.int64)
+    return {metric: float(values[0]) for metric, values in costs.evaluate(row, metrics).items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Limits, candidates and costs, in arrays of groups by levels.

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fxprune.search.choices import Choices, Floats, loss_of
+from fxprune.search.choices import Choices, loss_of
 from fxprune.search.methods import search
-from fxprune.search.problem import Costs
+from fxprune.search.problem import Costs, usage_of
 
 MOST_LOSS = 1.1
 """What parameters may multiply the loss by."""
@@ -40,38 +40,31 @@ def search_roomy(
         InfeasibleBudget: the narrowest candidates do not meet a limit.
     """
     least, gone = loss_of(choices, beside), _gone(costs, choices, beside)
-    total = sum(
-        float(lost[np.searchsorted(each.widths, beside[each.group])]) for each, lost in zip(choices, gone, strict=True)
-    )
+    total = loss_of(gone, beside)
     if not total or not least:
         return None
-    best, most, low, high = None, _params(costs, beside), 0.0, DEAREST
+    best, most, low, high = None, usage_of(costs, beside, ("params",))["params"], 0.0, DEAREST
     for _ in range(TRIES):
         middle = (low + high) / 2
         price = middle * least / total
-        priced = [replace(each, loss=each.loss + price * lost) for each, lost in zip(choices, gone, strict=True)]
+        priced = [replace(each, loss=each.loss + price * lost.loss) for each, lost in zip(choices, gone, strict=True)]
         found = search(costs, limits, priced)
         if loss_of(choices, found) > MOST_LOSS * least:
             high = middle
             continue
         low = middle
-        if (kept := _params(costs, found)) > most:
+        if (kept := usage_of(costs, found, ("params",))["params"]) > most:
             best, most = found, kept
     return best
 
 
-def _gone(costs: Costs, choices: Sequence[Choices], widths: Mapping[str, int]) -> list[Floats]:
-    """For each group the parameters that go with each of its candidates, beside the others' widths."""
+def _gone(costs: Costs, choices: Sequence[Choices], widths: Mapping[str, int]) -> list[Choices]:
+    """For each group the parameters that go with each of its candidates, beside the others' widths, in place of losses."""
     row = np.array([widths[name] for name in costs.groups], dtype=np.int64)
     found = []
     for at, each in enumerate(choices):
         rows = np.repeat(row[None], len(each.widths), axis=0)
         rows[:, at] = each.widths
         params = costs.evaluate(rows, ("params",))["params"]
-        found.append(params.max() - params)
+        found.append(replace(each, loss=params[-1] - params))
     return found
-
-
-def _params(costs: Costs, widths: Mapping[str, int]) -> float:
-    row = np.array([[widths[name] for name in costs.groups]], dtype=np.int64)
-    return float(costs.evaluate(row, ("params",))["params"][0])
