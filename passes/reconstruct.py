@@ -35,7 +35,7 @@ NeurIPS 2025).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +180,28 @@ def reconstruct(
 
 
 @dataclass(frozen=True, slots=True)
+class _Aim:
+    """What a stream ought to be, by nodes of the original.
+
+    Attributes:
+        stream: where the layer writes into it, in the graph that the slim one was emitted from.
+        total: the sum.
+        partner: the other summand; behind a dropped block it is what the block put out.
+        goal: what all readers of the slim sum read in the original, if that is what a dropped block put out.
+    """
+
+    stream: Stream
+    total: Node
+    partner: Node
+    goal: Node | None
+
+    def beside(self, original: Mapping[Node, Tensor]) -> Tensor:
+        """What ought to stand beside the layer's outputs in the sum, where they are the original's."""
+        partner = original[self.partner]
+        return partner if self.goal is None else partner + original[self.goal] - original[self.total]
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
     """What all repairs share.
 
@@ -204,11 +226,7 @@ class _Work:
 
     def repair(self, layer: AffineLayer, node: Node, pair: Lockstep) -> Repair | None:
         """Repair one layer; None where its outputs are what they were."""
-        stream = find_stream(layer, self.analysis.program, self.slim) if self.feedback else None
-        if stream is not None and not pair.is_earlier(_partner(stream, pair), pair.twin(layer.node)):
-            stream = None
-        goal = None if stream is None else pair.stand_in(stream.total)
-        fit, held = self._moments(layer, node, pair, stream, goal)
+        fit, held = self._moments(layer, node, pair, self._aim(layer, pair))
         before, whole = held.error(), fit + held
         if not math.isfinite(whole.error()):
             msg = (
@@ -226,9 +244,18 @@ class _Work:
             self._apply(layer, correction, whole)
         return Repair(layer.name, before, after, None if correction is None else correction.ridge)
 
-    def _moments(
-        self, layer: AffineLayer, node: Node, pair: Lockstep, stream: Stream | None, goal: Node | None
-    ) -> tuple[Moments, Moments]:
+    def _aim(self, layer: AffineLayer, pair: Lockstep) -> _Aim | None:
+        """What the stream that a layer writes into ought to be; None where it writes into none."""
+        stream = find_stream(layer, self.analysis.program, self.slim) if self.feedback else None
+        if stream is None:
+            return None
+        total = pair.twin(stream.total)
+        partner: Node = total.args[stream.place]  # type: ignore[assignment]
+        if not pair.is_earlier(partner, pair.twin(layer.node)):
+            return None
+        return _Aim(stream, total, partner, pair.stand_in(stream.total))
+
+    def _moments(self, layer: AffineLayer, node: Node, pair: Lockstep, aim: _Aim | None) -> tuple[Moments, Moments]:
         """Moments of the data to fit and of the held-out data."""
         weight = self.slim.get_parameter(layer.weight)
         counts = [layer.positions(values[node]) for values in pair.slim.values]
@@ -240,7 +267,7 @@ class _Work:
             held: Moments | None = None
             for at, number in enumerate(self.numbers):
                 chosen = self._positions(counts[at], share, number)
-                parts = self._portion(layer, node, pair, stream, goal, at, chosen)
+                parts = self._portion(layer, node, pair, aim, at, chosen)
                 is_held = self._held_out(len(chosen), number, chosen.device)
                 fit, held = _add(fit, parts, ~is_held), _add(held, parts, is_held)
             return fit, held
@@ -259,26 +286,17 @@ class _Work:
         return torch.arange(positions, device=device) % HELD_OUT == HELD_OUT - 1
 
     def _portion(
-        self,
-        layer: AffineLayer,
-        node: Node,
-        pair: Lockstep,
-        stream: Stream | None,
-        goal: Node | None,
-        number: int,
-        chosen: Tensor,
+        self, layer: AffineLayer, node: Node, pair: Lockstep, aim: _Aim | None, number: int, chosen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, residuals and targets of one batch."""
         slim, original = pair.slim.values[number], pair.original.values[number]
         x, y = slim[pair.copies[layer.source]], slim[node]
         axes = self.propagation.values[layer.node]
         target = self.cut.slice(original[pair.twin(layer.node)], axes)
-        if stream is not None:
-            whole = original[_partner(stream, pair)]
-            if goal is not None:
-                whole = whole + original[goal] - original[pair.twin(stream.total)]
-            kept = self.cut.slice(whole, self.propagation.values[stream.partner])
-            target = target + stream.undo(kept - slim[pair.copies[stream.partner]], target.shape)
+        if aim is not None:
+            partner = aim.stream.partner
+            kept = self.cut.slice(aim.beside(original), self.propagation.values[partner])
+            target = target + aim.stream.undo(kept - slim[pair.copies[partner]], target.shape)
         weight = self.slim.get_parameter(layer.weight)
         groups, chosen = layer.groups(x, weight), chosen.to(y.device)
         rows = layer.rows(x, y, weight, chosen)
@@ -311,12 +329,6 @@ class _Work:
         mean, variance = self.slim.get_buffer(norm.mean), self.slim.get_buffer(norm.variance)
         _set(layer, mean, mean.double() * factor)
         _set(layer, variance, (factor.square() * (variance.double() + norm.eps) - norm.eps).clamp_min(0))
-
-
-def _partner(stream: Stream, pair: Lockstep) -> Node:
-    """The other summand in the original; behind a dropped block it is what the block put out."""
-    found: Node = pair.twin(stream.total).args[stream.place]  # type: ignore[assignment]
-    return found
 
 
 def _set(layer: AffineLayer, tensor: Tensor, value: Tensor) -> None:
